@@ -1,0 +1,39 @@
+"""The ops, and one table of all of them: name, what it computes, the backends that have it.
+
+Choice of backend: :mod:`fastunlearn.ops._dispatch`. To add an op, see ``csrc/README.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from . import ghost_gram as _ghost_gram
+from . import null as _null
+
+__all__ = ["OPS", "Op"]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table: where the op is, what it computes, and the backends it has."""
+
+    name: str
+    module: str
+    computes: str
+    backends: tuple[str, ...]
+
+
+_GRAM = "fastunlearn.ops.ghost_gram"
+_TORCH = ("reference",)
+_ROWS = (
+    Op("null", "fastunlearn.ops.null", "a copy of x: the op to copy for a new one", _null.BACKENDS),
+    Op("ghost_gram", _GRAM, "Gram of a linear layer's per-sample gradients, never formed", _ghost_gram.BACKENDS),
+    Op("formed_gram", _GRAM, "the same Gram from gradients formed in tiles of the weight", _TORCH),
+    Op("gram", _GRAM, "the cheaper of those two, by the cost model", _ghost_gram.BACKENDS),
+    Op("embedding_gram", _GRAM, "Gram of an embedding's per-sample gradients", _TORCH),
+    Op("embedding_linear_gram", _GRAM, "cross Gram of a weight tied between embedding and head", _TORCH),
+    Op("rows_gram", _GRAM, "Gram of explicit gradient rows", _TORCH),
+)
+
+#: Every op by name.
+OPS: dict[str, Op] = {op.name: op for op in _ROWS}

@@ -1,0 +1,136 @@
+"""Choice of the backend that computes an op: explicit, and never silent.
+
+The order is: the ``backend=`` argument, then the environment variable ``FASTUNLEARN_BACKEND``, then the
+best live backend for the device of the tensors. A backend that was asked for by name and is not live
+raises :class:`~fastunlearn.errors.BackendUnavailableError` with the reason; nothing else is run in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from fastunlearn.errors import BackendUnavailableError, InvalidInputError
+
+__all__ = ["BACKENDS", "build_report", "choose_backend", "cpu_isa", "extension", "why_not_live"]
+
+#: Every backend by name: what it is, and the device type its tensors live on (None = any).
+BACKENDS: dict[str, tuple[str, str | None]] = {
+    "reference": ("plain PyTorch; defines the right answer", None),
+    "cpu": ("compiled C++ kernels, instruction set chosen at run time", "cpu"),
+    "cuda": ("compiled CUDA kernels", "cuda"),
+}
+_EXTENSIONS = {"cpu": "fastunlearn._cpu", "cuda": "fastunlearn._cuda"}
+_BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "reference")}
+ISA_VARIABLE = "FASTUNLEARN_CPU_ISA"
+BACKEND_VARIABLE = "FASTUNLEARN_BACKEND"
+
+
+@functools.cache
+def build_report() -> dict:
+    """What the build of this installation did, per extension (empty where there was no build)."""
+    path = Path(__file__).resolve().parents[1] / "_build_report.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+@functools.cache
+def _load(backend: str) -> tuple[ModuleType | None, str]:
+    """The extension module of ``backend`` (or None) and, where it is None, the reason."""
+    try:
+        return importlib.import_module(_EXTENSIONS[backend]), ""
+    except ModuleNotFoundError:
+        built = build_report().get("extensions", {}).get(backend)
+        if built is None:
+            return None, "the extension was never built here: run `pip install --no-build-isolation .`"
+        if built.get("built"):
+            return None, "the extension was built but its file is gone: install the package again"
+        return None, f"not built: {built.get('reason', 'no reason recorded')}"
+    except ImportError as error:
+        return None, f"the extension is there but does not load: {error}"
+
+
+def extension(backend: str) -> ModuleType:
+    """The compiled module of ``backend`` ("cpu" or "cuda").
+
+    Raises BackendUnavailableError with the reason where it is not there.
+    """
+    module, reason = _load(backend)
+    if module is None:
+        raise BackendUnavailableError(f"backend {backend!r} is not live: {reason}")
+    return module
+
+
+def cpu_isa() -> str:
+    """The instruction set that the CPU kernels use: the one named in ``FASTUNLEARN_CPU_ISA``, else the best.
+
+    Raises BackendUnavailableError where the named one is unknown, was not built or is not in this CPU.
+    """
+    live = extension("cpu").live_isas()
+    wanted = os.environ.get(ISA_VARIABLE, "").strip().lower()
+    if not wanted:
+        return live[-1]
+    if wanted not in live:
+        raise BackendUnavailableError(
+            f"{ISA_VARIABLE}={wanted!r} cannot run here; use one of {', '.join(live)}, or unset it"
+        )
+    return wanted
+
+
+def why_not_live(backend: str) -> str:
+    """Why ``backend`` cannot run here, in words; "" where it can."""
+    if backend not in BACKENDS:
+        return f"unknown backend; the backends are {', '.join(BACKENDS)}"
+    if backend == "reference":
+        return ""
+    module, reason = _load(backend)
+    if module is None:
+        return reason
+    if backend == "cpu":
+        try:
+            cpu_isa()
+        except BackendUnavailableError as error:
+            return str(error)
+    if backend == "cuda" and not torch.cuda.is_available():
+        return "the extension is built, but PyTorch sees no CUDA device"
+    return ""
+
+
+def choose_backend(requested: str | None, device: torch.device, offered: tuple[str, ...]) -> str:
+    """The backend to run an op on.
+
+    ``requested``: the caller's ``backend=`` argument (None = not stated). ``device``: where the tensors
+    are. ``offered``: the backends that the op has. Raises InvalidInputError for an unknown name and
+    BackendUnavailableError for one that is not live, is not offered, or is for another device.
+    """
+    source = "backend"
+    if requested is None:
+        requested = os.environ.get(BACKEND_VARIABLE, "").strip().lower() or None
+        source = BACKEND_VARIABLE
+    if requested is None:
+        best = _BEST_FIRST.get(device.type, ("reference",))
+        return next(name for name in best if name in offered and not why_not_live(name))
+    if requested not in BACKENDS:
+        raise InvalidInputError(f"{source}={requested!r} is unknown; use one of {', '.join(BACKENDS)}")
+    if requested not in offered:
+        raise BackendUnavailableError(
+            f"{source}={requested!r}: this op has no such backend; it has {', '.join(offered)}"
+        )
+    reason = why_not_live(requested)
+    if reason:
+        raise BackendUnavailableError(f"{source}={requested!r} is not live: {reason}")
+    needs = BACKENDS[requested][1]
+    if needs is not None and needs != device.type:
+        raise BackendUnavailableError(
+            f"{source}={requested!r} works on {needs} tensors, and these are on {device.type}: "
+            f"move them, or choose another backend"
+        )
+    return requested
