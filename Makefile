@@ -1,0 +1,41 @@
+# make test   set everything up in .venv, then run every test
+# make demo   set everything up in .venv, then run the demonstration (writes runs/demo/report.html)
+# make setup  the set-up alone;  make lint  ruff;  make clean  removes what make wrote
+#
+# PYTHON names the interpreter to start from (3.11 or newer). A torch that it already has is used;
+# otherwise TORCH is installed first, by version, because an unpinned torch may bring gigabytes of CUDA.
+# FASTUNLEARN_CPU=0 and FASTUNLEARN_CUDA=0 leave the compiled parts out.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fastunlearn-stamp
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+
+.PHONY: setup test demo lint clean
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	@if $(PYTHON) -c 'import torch' 2>/dev/null; \
+	then echo "$(PYTHON) has torch: using it"; $(PYTHON) -m venv --system-site-packages $(VENV); \
+	else $(PYTHON) -m venv $(VENV); fi
+
+$(STAMP): $(SOURCES) | $(BIN)/python
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install '$(TORCH)'
+	$(BIN)/python -m pip install 'setuptools>=77' wheel 'pybind11>=2.13' numpy
+	$(BIN)/python -m pip install --no-build-isolation -e '.[test]'
+	@touch $(STAMP)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+demo: $(STAMP)
+	$(BIN)/fastunlearn demo
+
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastunlearn/*.so fastunlearn/_build_report.json

@@ -1,0 +1,172 @@
+// Compiled several times, with different FU_ISA (a name), FU_BYTES (vector width) and machine flags.
+// No include that brings code of its own: see kernels.h.
+#include "kernels.h"
+
+#define FU_JOIN2(a, b) a##b
+#define FU_JOIN(a, b) FU_JOIN2(a, b)
+#define FU_TEXT2(a) #a
+#define FU_TEXT(a) FU_TEXT2(a)
+
+namespace fu {
+namespace {
+
+// A vector of FU_BYTES bytes, by the vector extension of GCC and Clang: one source for every width.
+template <class T>
+struct Vector;
+template <>
+struct Vector<float> {
+    typedef float type __attribute__((vector_size(FU_BYTES)));
+    typedef float loose __attribute__((vector_size(FU_BYTES), aligned(4)));
+};
+template <>
+struct Vector<double> {
+    typedef double type __attribute__((vector_size(FU_BYTES)));
+    typedef double loose __attribute__((vector_size(FU_BYTES), aligned(8)));
+};
+
+template <class T>
+inline typename Vector<T>::type load(const T* from) {
+    return *reinterpret_cast<const typename Vector<T>::loose*>(from);
+}
+template <class T>
+inline void store(T* to, typename Vector<T>::type value) {
+    *reinterpret_cast<typename Vector<T>::loose*>(to) = value;
+}
+
+// Micro-tile: kRows x (kVectors vectors). 24 accumulators of 32 registers with AVX-512, 12 of 16 below it.
+#if FU_BYTES == 64
+constexpr int kRows = 12;
+#elif FU_BYTES == 32
+constexpr int kRows = 6;
+#else
+constexpr int kRows = 4;
+#endif
+constexpr int kVectors = 2;
+
+inline float from_bits(uint32_t bits) {
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline float widen_half(uint16_t h) {
+    const uint32_t sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
+    if (rest >= 0x7c00u) return from_bits(sign | 0x7f800000u | (rest & 0x3ffu) << 13);  // infinity, NaN
+    // Move exponent and fraction into place and repair the exponent by a multiplication: exact, subnormals too.
+    const float magnitude = from_bits(rest << 13) * 0x1p112f;
+    return sign ? -magnitude : magnitude;
+}
+
+struct ReadFloat {
+    using source = float;
+    static float get(float v) { return v; }
+};
+struct ReadDouble {
+    using source = double;
+    static double get(double v) { return v; }
+};
+struct ReadBFloat16 {
+    using source = uint16_t;
+    static float get(uint16_t v) { return from_bits(uint32_t(v) << 16); }
+};
+struct ReadHalf {
+    using source = uint16_t;
+    static float get(uint16_t v) { return widen_half(v); }
+};
+
+template <class Read, class T>
+void pack_from(const void* source, int64_t stride, int64_t rows, int64_t depth, int64_t panel, T* packed) {
+    using S = typename Read::source;
+    const S* from = static_cast<const S*>(source);
+    constexpr int64_t kStrip = 16;  // one cache line of each row at a time, so that no line is fetched twice
+    for (int64_t r0 = 0; r0 < rows; r0 += panel, packed += panel * depth) {
+        const int64_t here = rows - r0 < panel ? rows - r0 : panel;
+        for (int64_t k0 = 0; k0 < depth; k0 += kStrip) {
+            const int64_t k1 = depth - k0 < kStrip ? depth : k0 + kStrip;
+            for (int64_t r = 0; r < here; ++r) {
+                const S* row = from + (r0 + r) * stride;
+                for (int64_t k = k0; k < k1; ++k) packed[k * panel + r] = Read::get(row[k]);
+            }
+            for (int64_t r = here; r < panel; ++r)
+                for (int64_t k = k0; k < k1; ++k) packed[k * panel + r] = 0;
+        }
+    }
+}
+
+void pack_f32(int dtype, const void* source, int64_t stride, int64_t rows, int64_t depth, int64_t panel, float* to) {
+    if (dtype == kBFloat16) return pack_from<ReadBFloat16>(source, stride, rows, depth, panel, to);
+    if (dtype == kFloat16) return pack_from<ReadHalf>(source, stride, rows, depth, panel, to);
+    pack_from<ReadFloat>(source, stride, rows, depth, panel, to);
+}
+
+void pack_f64(int, const void* source, int64_t stride, int64_t rows, int64_t depth, int64_t panel, double* to) {
+    pack_from<ReadDouble>(source, stride, rows, depth, panel, to);
+}
+
+template <class T>
+inline void micro_tile(const T* a, const T* b, int64_t depth, T* c, int64_t ldc, bool accumulate) {
+    using V = typename Vector<T>::type;
+    constexpr int kLanes = FU_BYTES / int(sizeof(T));
+    V sum[kRows][kVectors] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+        V right[kVectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+            const T left = a[r];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
+        }
+        a += kRows;
+        b += kVectors * kLanes;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+            T* place = c + r * ldc + v * kLanes;
+            store(place, accumulate ? load(place) + sum[r][v] : sum[r][v]);
+        }
+    }
+}
+
+template <class T>
+void product(const T* a, int64_t panels_a, const T* b, int64_t panels_b, int64_t depth, T* c, int64_t ldc,
+             bool accumulate) {
+    constexpr int64_t kColumns = kVectors * FU_BYTES / int64_t(sizeof(T));
+    for (int64_t j = 0; j < panels_b; ++j)  // a panel of b stays in the first cache while all of a passes by
+        for (int64_t i = 0; i < panels_a; ++i)
+            micro_tile(a + i * kRows * depth, b + j * kColumns * depth, depth, c + i * kRows * ldc + j * kColumns, ldc,
+                       accumulate);
+}
+
+template <class T>
+void multiply_sum(const T* p, const T* q, int64_t ld, int64_t rows, int64_t columns, T shift, T* sums) {
+    using V = typename Vector<T>::type;
+    constexpr int64_t kLanes = FU_BYTES / int64_t(sizeof(T));
+    int64_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) {
+        V total = {};
+        for (int64_t r = 0; r < rows; ++r) total += (load(p + r * ld + c) + shift) * load(q + r * ld + c);
+        store(sums + c, total);
+    }
+    for (; c < columns; ++c) {
+        T total = 0;
+        for (int64_t r = 0; r < rows; ++r) total += (p[r * ld + c] + shift) * q[r * ld + c];
+        sums[c] = total;
+    }
+}
+
+constexpr int columns_of(int bytes) { return kVectors * FU_BYTES / bytes; }
+
+}  // namespace
+
+extern const Kernels FU_JOIN(kernels_, FU_ISA);
+const Kernels FU_JOIN(kernels_, FU_ISA) = {
+    FU_TEXT(FU_ISA),
+    {kRows, columns_of(4), pack_f32, product<float>, multiply_sum<float>},
+    {kRows, columns_of(8), pack_f64, product<double>, multiply_sum<double>},
+};
+
+}  // namespace fu
