@@ -50,7 +50,8 @@ def sources(folder, suffix):
 def find_nvcc():
     named = os.environ.get("NVCC")
     homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    for candidate in [named, *(str(Path(home) / "bin" / "nvcc") for home in homes), "nvcc", "/usr/local/cuda/bin/nvcc"]:
+    in_homes = [str(Path(home) / "bin" / "nvcc") for home in homes]
+    for candidate in [named, *in_homes, "nvcc", "/usr/local/cuda/bin/nvcc"]:
         found = shutil.which(candidate) if candidate else None
         if found:
             return found
@@ -131,7 +132,8 @@ class BuildExtensions(build_ext):
             raise CannotBuild(
                 "no working C++17 compiler of the GCC or Clang family (on Debian: apt install g++; or set CXX)"
             )
-        openmp = ["-fopenmp"] if self._try(["-fopenmp"], "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n") else []
+        probe = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
+        openmp = ["-fopenmp"] if self._try(["-fopenmp"], probe) else []
         flags = COMMON_FLAGS + openmp
         includes = self._includes("cpu")
         isas = [isa for isa in ISAS if self._try(isa[2])]
@@ -156,6 +158,8 @@ class BuildExtensions(build_ext):
         nvcc = find_nvcc()
         archs = os.environ.get("FASTUNLEARN_CUDA_ARCHS", "80 90a").split()
         codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        # Intermediate code of the first one too, so that the driver can compile for a GPU that is not listed.
+        codes.append(f"-gencode=arch=compute_{archs[0]},code=compute_{archs[0]}")
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{path}" for path in self._includes("cuda")]
@@ -170,7 +174,7 @@ class BuildExtensions(build_ext):
             print("\n".join(lines), file=sys.stderr)
             raise CannotBuild(f"nvcc failed: {lines[0] if lines else f'exit status {done.returncode}'}")
         version = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
-        release = next((line.split("release ")[1].split(",")[0] for line in version.splitlines() if "release " in line), "")
+        release = version.partition("release ")[2].partition(",")[0]
         return {"archs": [f"sm_{arch}" for arch in archs], "nvcc": release}
 
 

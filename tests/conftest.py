@@ -1,0 +1,69 @@
+"""What all tests share: fixed seeds, restored threads, and tiny models built from their configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+VOCABULARY = 37  # odd, so that no kernel is tested on round sizes only
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Every test starts from the same random state and leaves the number of threads as it was."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def threads() -> Callable[[int], None]:
+    """``threads(n)`` sets PyTorch's thread count; the old one comes back after the test."""
+    return torch.set_num_threads
+
+
+def _build(make: Callable[[], torch.nn.Module], dtype: torch.dtype, seed: int) -> torch.nn.Module:
+    """The model of ``make`` with weights that depend on ``seed`` alone, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().to(dtype).eval()
+
+
+@pytest.fixture
+def tiny_llama() -> Callable[..., torch.nn.Module]:
+    """``tiny_llama(dtype=float64, tied=False, layers=2, attention="eager", seed=0, **config)``: a Llama of
+    width 16, two heads (one for keys and values), MLP 24, vocabulary 37, context 32."""
+
+    def make(dtype=torch.float64, *, tied=False, layers=2, attention="eager", seed=0, **config):
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        settings = {
+            "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": layers,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32,
+            "tie_word_embeddings": tied, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+            "attn_implementation": attention, **config,
+        }  # fmt: skip
+        return _build(lambda: LlamaForCausalLM(LlamaConfig(**settings)), dtype, seed)
+
+    return make
+
+
+@pytest.fixture
+def tiny_gpt2() -> Callable[..., torch.nn.Module]:
+    """``tiny_gpt2(dtype=float64, tied=True, layers=2, attention="eager", seed=0, **config)``: a GPT-2 (its linear
+    layers are Conv1D, with biases) of width 16, two heads, vocabulary 37, context 32, no dropout."""
+
+    def make(dtype=torch.float64, *, tied=True, layers=2, attention="eager", seed=0, **config):
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        settings = {
+            "vocab_size": VOCABULARY, "n_embd": 16, "n_layer": layers, "n_head": 2, "n_positions": 32,
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "tie_word_embeddings": tied,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "attn_implementation": attention, **config,
+        }  # fmt: skip
+        return _build(lambda: GPT2LMHeadModel(GPT2Config(**settings)), dtype, seed)
+
+    return make

@@ -1,0 +1,99 @@
+"""The choice of a backend is explicit, and a refusal says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastunlearn.errors import BackendUnavailableError, InvalidInputError
+from fastunlearn.ops import OPS, _dispatch
+from fastunlearn.ops._dispatch import choose_backend, why_not_live
+from fastunlearn.ops.null import null
+
+CPU = torch.device("cpu")
+ALL = ("reference", "cpu", "cuda")
+needs_cpu = pytest.mark.skipif(bool(why_not_live("cpu")), reason=f"cpu backend: {why_not_live('cpu')}")
+
+
+def test_argument_beats_environment(monkeypatch):
+    monkeypatch.setenv("FASTUNLEARN_BACKEND", "nonsense")
+    assert choose_backend("reference", CPU, ALL) == "reference"
+    with pytest.raises(InvalidInputError, match="FASTUNLEARN_BACKEND='nonsense' is unknown"):
+        choose_backend(None, CPU, ALL)
+    monkeypatch.setenv("FASTUNLEARN_BACKEND", "reference")
+    assert choose_backend(None, CPU, ALL) == "reference"
+
+
+@needs_cpu
+def test_best_live_backend_by_default(monkeypatch):
+    monkeypatch.delenv("FASTUNLEARN_BACKEND", raising=False)
+    assert choose_backend(None, CPU, ALL) == "cpu"
+    assert choose_backend(None, CPU, ("reference",)) == "reference"
+
+
+def test_refusals(monkeypatch):
+    with pytest.raises(BackendUnavailableError, match="no such backend"):
+        choose_backend("cpu", CPU, ("reference",))
+    with pytest.raises(InvalidInputError, match="unknown"):
+        choose_backend("tpu", CPU, ALL)
+    monkeypatch.setattr(_dispatch, "_load", lambda backend: (None, "no compiler that day"))
+    with pytest.raises(BackendUnavailableError, match="no compiler that day"):
+        choose_backend("cpu", CPU, ALL)
+    assert choose_backend(None, CPU, ALL) == "reference"
+
+
+def test_cuda_by_name_is_refused_with_the_reason():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(BackendUnavailableError, match="cuda"):
+        null(torch.ones(3), backend="cuda")
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_cpu)])
+@pytest.mark.parametrize("count", [0, 1, 63, 1000])
+def test_null(backend, count):
+    x = torch.randn(count)
+    got = null(x, backend=backend)
+    assert torch.equal(got, x) and (count == 0 or got.data_ptr() != x.data_ptr())
+    with pytest.raises(InvalidInputError, match="float32"):
+        null(x.double(), backend=backend)
+
+
+def test_table_of_ops():
+    import importlib
+
+    for name, op in OPS.items():
+        assert op.name == name and set(op.backends) <= set(ALL)
+        assert callable(getattr(importlib.import_module(op.module), name))
+
+
+PROGRAM = """
+import torch
+from fastunlearn.ops._dispatch import cpu_isa
+from fastunlearn.ops.ghost_gram import ghost_gram
+from tests.ops.gram_cases import check, dense_gram, make_tokens
+tokens = make_tokens([97, 0, 1, 30], 33, 17, torch.float32)
+check(ghost_gram(*tokens, backend="cpu"), dense_gram(tokens))
+print(cpu_isa())
+"""
+
+
+@needs_cpu
+@pytest.mark.parametrize("isa", ["portable", "avx512", "mmx"])
+def test_instruction_set_by_environment(isa):
+    from fastunlearn import _cpu
+
+    environment = {**os.environ, "FASTUNLEARN_CPU_ISA": isa, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=120)
+    if isa in _cpu.live_isas():
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == isa
+    else:
+        assert done.returncode != 0 and f"FASTUNLEARN_CPU_ISA='{isa}' cannot run here" in done.stderr
