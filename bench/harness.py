@@ -1,0 +1,166 @@
+"""How every benchmark here measures: side by side, correct first, and honest about the machine.
+
+- All ways get the same inputs and threads and run in turn, round by round, in one process, so that noise of the
+  machine hits all of them alike. Reported are medians, and ratios to a named baseline.
+- A way whose result differs from float64 by more than the gate is reported as rejected, without a time.
+- Peak memory is measured in a process of its own per way: the high-water mark of resident memory during one call,
+  less what was resident before it (so inputs do not count). Linux only; on CUDA the allocator's own peak.
+- The JSON names versions and the machine, and neither host name nor paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gc
+import importlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute the same thing: a name and a function without arguments that returns a tensor."""
+
+    name: str
+    run: Callable[[], torch.Tensor]
+
+
+def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
+    """Largest error over the largest element of ``truth`` (float64); infinite where ``got`` is not finite."""
+    if not bool(torch.isfinite(got).all()):
+        return float("inf")
+    return ((got.double().cpu() - truth.cpu()).abs().max() / truth.abs().max().cpu()).item()
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def compare(
+    ways: list[Way], truth: torch.Tensor, gate: float, baseline: str, *, rounds: int = 5, device: str = "cpu"
+) -> dict:
+    """Seconds (median, least), error and ratio to ``baseline`` of every way.
+
+    ``truth``: the result in float64. ``gate``: the largest relative error that is let through to the clock.
+    """
+    results, passed = {}, []
+    for way in ways:  # this is the warm-up as well
+        error = relative_error(way.run(), truth)
+        results[way.name] = {"error": error, "gate": "passed" if error <= gate else "rejected"}
+        if error <= gate:
+            passed.append(way)
+    seconds: dict[str, list[float]] = {way.name: [] for way in passed}
+    for _ in range(rounds):
+        for way in passed:
+            gc.collect()
+            _synchronize(device)
+            start = time.perf_counter()
+            way.run()
+            _synchronize(device)
+            seconds[way.name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        results[name] |= {"seconds": statistics.median(times), "seconds_least": min(times), "rounds": rounds}
+    if "seconds" in results.get(baseline, {}):
+        for name in seconds:
+            results[name]["times_faster_than_baseline"] = results[baseline]["seconds"] / results[name]["seconds"]
+    return results
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _peak_here(run: Callable[[], object], device: str) -> int:
+    if device == "cuda":
+        run()  # the first call loads kernels and libraries
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets the high-water mark back
+    before = _status("VmRSS")
+    run()
+    return max(0, _status("VmHWM") - before)
+
+
+def peak_bytes(module: str, case: dict, way: str, device: str = "cpu") -> int | None:
+    """Peak memory above the baseline of ``way`` of ``module.ways(case, device)``, measured in a new process.
+
+    None where the system cannot say (not Linux). The threads are those of this process.
+    """
+    if device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return None
+    ask = json.dumps({"module": module, "case": case, "way": way, "device": device})
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "bench.harness", "--peak", ask]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring the memory of {way} failed: {done.stderr[-2000:]}")
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+def machine(device: str = "cpu") -> dict:
+    """Processor, cores, threads, memory and, for CUDA, the device."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    state = {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        state |= {"gpu": properties.name, "gpu_capability": f"{properties.major}.{properties.minor}"}
+    return state
+
+
+def versions() -> dict:
+    from fastunlearn.info import info
+
+    state = info()
+    return state["versions"] | {"cpu_isa": state["cpu"]["chosen"], "cuda": state["cuda"]["torch_cuda"]}
+
+
+def write_json(path: Path, title: str, settings: dict, cases: list[dict], device: str = "cpu") -> None:
+    """The record of one benchmark, written whole or not at all."""
+    record = {
+        "benchmark": title,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "settings": settings,
+        "machine": machine(device),
+        "versions": versions(),
+        "cases": cases,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures the peak memory of one way (called by peak_bytes).")
+    parser.add_argument("--peak", required=True, type=json.loads)
+    ask = parser.parse_args().peak
+    ways = importlib.import_module(ask["module"]).ways(ask["case"], ask["device"])
+    run = next(way.run for way in ways if way.name == ask["way"])
+    print(_peak_here(run, ask["device"]))
+
+
+if __name__ == "__main__":
+    main()
