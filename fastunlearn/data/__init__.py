@@ -1,0 +1,19 @@
+"""Records, how to load them, their tokens, and generated people to try things on."""
+
+from fastunlearn.data.encode import IGNORE, Encoded, batches, collate, encode
+from fastunlearn.data.people import Canary, PeopleData, generate_people
+from fastunlearn.data.records import Record
+from fastunlearn.data.tokenizer import train_tokenizer
+
+__all__ = [
+    "IGNORE",
+    "Canary",
+    "Encoded",
+    "PeopleData",
+    "Record",
+    "batches",
+    "collate",
+    "encode",
+    "generate_people",
+    "train_tokenizer",
+]
