@@ -151,6 +151,8 @@ def staged_folder(out: str | os.PathLike, *, overwrite: bool = False, needed: in
     writing fails.
     """
     target = refuse_existing(out, overwrite=overwrite)
+    if target.is_file():
+        raise OutputError(f"{out} is a file; give the name of a folder")
     with _writing(target):
         check_free_space(target.parent, needed)
         stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -180,10 +182,7 @@ def _put_in_place(stage: Path, target: Path, *, overwrite: bool) -> None:
     except BaseException:
         os.rename(old, target)
         raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fsync_after_rename(folder: Path) -> None:
