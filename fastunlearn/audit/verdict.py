@@ -1,0 +1,108 @@
+"""One sentence that says how the comparison came out, computed from the numbers of the document."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fastunlearn.audit.document import is_first_order
+
+__all__ = ["Verdict", "judge"]
+
+TOLERANCE = 0.02
+
+
+class Verdict(NamedTuple):
+    """``text``: the sentence. ``ranking``: all methods, nearest to retraining first, those that did not
+    forget to the target last. ``reached``: those that did. ``limit``: the highest forget accuracy that
+    counts as forgotten, None without a target."""
+
+    text: str
+    ranking: list[str]
+    reached: list[str]
+    limit: float | None
+
+
+def kl_text(value: float) -> str:
+    """A divergence with two to three significant digits."""
+    return "0" if value == 0 else f"{value:.3g}" if value >= 1e-3 else f"{value:.1e}"
+
+
+def share_text(value: float) -> str:
+    """A share as a percentage with one digit after the point."""
+    return f"{100 * value:.1f}\u202f%"
+
+
+def _times(near: float, far: float) -> str:
+    ratio = far / near
+    return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+
+
+def _compare(methods: dict, reached: list[str]) -> str:
+    """How the best method stands to the best one of the other kind."""
+    best = reached[0]
+    first = is_first_order(best, methods[best])
+    others = [name for name in reached if is_first_order(name, methods[name]) is not first]
+    kind = "second-order" if first else "first-order"
+    if not any(is_first_order(name, item) is not first for name, item in methods.items()):
+        return f"no {kind} method was run to compare with"
+    if not others:
+        return f"no {kind} method forgot that much"
+    other, near = methods[others[0]], methods[best]["kl_retain"]
+    far = other["kl_retain"]
+    stated = f"{other['label']}, {kl_text(far)}"
+    if near == far:
+        return f"as near as the best {kind} method ({stated})"
+    if near == 0:
+        return f"the best {kind} method ({stated}) is not at 0"
+    return f"{_times(near, far)} times closer than the best {kind} method ({stated})"
+
+
+def judge(document: dict) -> Verdict:
+    """Rank the methods by KL to the retrained model on retained data among those that forgot enough.
+
+    A method has forgotten where its end point's forget accuracy is at most the target (of the settings, else
+    the retrained model's) plus the tolerance. Only end points count, not points on the way.
+    """
+    methods, settings, reference = document["methods"], document["settings"], document["reference"]
+    target = settings.get("target_forget_accuracy")
+    if target is None and reference is not None:
+        target = reference["forget_accuracy"]
+    limit = None if target is None else min(1.0, target + settings.get("target_tolerance", TOLERANCE))
+    reached = [name for name, item in methods.items() if limit is None or item["forget_accuracy"] <= limit]
+
+    def order(name: str) -> tuple:
+        item = methods[name]
+        near = item["kl_retain"] if item["kl_retain"] is not None else -(item["retain_accuracy"] or 0.0)
+        return (name not in reached, near)
+
+    ranking = sorted(methods, key=order)
+    reached = [name for name in ranking if name in reached]
+    return Verdict(_sentence(document, ranking, reached, limit), ranking, reached, limit)
+
+
+def _sentence(document: dict, ranking: list[str], reached: list[str], limit: float | None) -> str:
+    methods, original = document["methods"], document["original"]
+    if not methods:
+        return "No method was run, so there is nothing to compare."
+    comparable = [name for name in reached if methods[name]["kl_retain"] is not None]
+    goal = f"(forget accuracy at most {share_text(limit)})" if limit is not None else ""
+    if limit is not None and not reached:
+        item = methods[min(ranking, key=lambda name: methods[name]["forget_accuracy"])]
+        return (
+            f"No method forgot as much as was aimed at {goal}; "
+            f"{item['label']} came nearest with {share_text(item['forget_accuracy'])}."
+        )
+    if not comparable:
+        item = methods[ranking[0]]
+        kept = item["retain_accuracy"]
+        end = "" if kept is None else f" and keeps {share_text(kept)} of the retained data"
+        return (
+            f"There is no retrained model to compare with: {item['label']} takes forget accuracy from "
+            f"{share_text(original['forget_accuracy'])} to {share_text(item['forget_accuracy'])}{end}."
+        )
+    item = methods[comparable[0]]
+    among = f"of {len(methods)} methods, {len(reached)} forgot enough {goal}" if goal else "of all methods"
+    return (
+        f"{item['label']} came closest to retraining ({kl_text(item['kl_retain'])} nats of KL on retained "
+        f"data; {among}): {_compare(methods, comparable)}."
+    )
