@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +13,7 @@ from torch.nn import functional
 
 from fastunlearn.data.encode import IGNORE, Encoded, collate
 from fastunlearn.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from fastunlearn.progress import Progress
+from fastunlearn.progress import NO_PROGRESS, Progress
 
 __all__ = ["TrainingLog", "train"]
 
@@ -126,7 +122,7 @@ def train(
     lengths = torch.tensor([len(sample.input_ids) for sample in samples])
     # Padded once: a batch is rows of it, cut to its longest.
     whole = collate(samples, pad_token_id=pad_token_id)
-    task = nullcontext() if progress is None else progress.task("Training", total=steps, unit="step")
+    task = (progress or NO_PROGRESS).task("Training", total=steps, unit="step")
     losses: list[float] = []
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), task as shown:
@@ -151,10 +147,9 @@ def train(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                if shown is not None:
-                    shown.advance()
-                    if len(losses) % _NOTE_EVERY == 0:
-                        shown.note(f"loss {losses[-1]:.3f}")
+                shown.advance()
+                if len(losses) % _NOTE_EVERY == 0:
+                    shown.note(f"loss {losses[-1]:.3f}")
         finally:
             optimizer.zero_grad(set_to_none=True)
             model.eval()

@@ -1,12 +1,15 @@
 """Records, how to load them, their tokens, and generated people to try things on."""
 
 from fastunlearn.data.encode import IGNORE, Encoded, batches, collate, encode
+from fastunlearn.data.loading import ANSWER, QUESTION, load_records
 from fastunlearn.data.people import Canary, PeopleData, generate_people
 from fastunlearn.data.records import Record
 from fastunlearn.data.tokenizer import train_tokenizer
 
 __all__ = [
+    "ANSWER",
     "IGNORE",
+    "QUESTION",
     "Canary",
     "Encoded",
     "PeopleData",
@@ -15,5 +18,6 @@ __all__ = [
     "collate",
     "encode",
     "generate_people",
+    "load_records",
     "train_tokenizer",
 ]
