@@ -32,9 +32,15 @@ def number(low: float | None = None, high: float | None = None, *, whole=False, 
 
 
 def text(place: str, value: object) -> None:
-    """Any string."""
+    """Any string that UTF-8 can hold."""
     if not isinstance(value, str):
         _fail(place, "a string", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(
+            f"document: {place} holds half of a surrogate pair; write it as UTF-8"
+        ) from None
 
 
 def boolean(place: str, value: object) -> None:
@@ -45,14 +51,16 @@ def boolean(place: str, value: object) -> None:
 
 def json_ready(place: str, value: object) -> None:
     """Anything that JSON can hold: string keys, finite numbers, no tensors, no paths."""
-    if value is None or isinstance(value, (bool, str, int)):
+    if value is None or isinstance(value, (bool, int)):
+        return
+    if isinstance(value, str):
+        text(place, value)
         return
     if isinstance(value, float):
         number()(place, value)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if not isinstance(key, str):
-                _fail(f"a key of {place}", "a string", key)
+            text(f"a key of {place}", key)
             json_ready(f"{place}.{key}", item)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
