@@ -1,0 +1,211 @@
+"""One pass over the samples that records, for chosen parameters, the factors of their per-sample gradients.
+
+The backward sweep stops at the layers' outputs: no weight gradient is formed (two thirds of the price of an
+ordinary gradient). Tokens without any gradient (padding, and for the head all but the targets) are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.data.encode import Encoded
+
+from .losses import TokenLoss
+from .model_state import evaluation
+from .plan import CapturePlan, Use
+from .sources import EmbeddingSource, LinearSource, RowsSource, Source
+from .targets import make_batch, target_logits
+
+__all__ = ["Captured", "capture"]
+
+
+@dataclass
+class Captured:
+    """``sources``: by parameter name (a name is missing where a rule could not be applied at all).
+    ``losses`` (m,) float64: each sample's loss."""
+
+    sources: dict[str, list[Source]] = field(default_factory=dict)
+    losses: Tensor | None = None
+
+
+class _Calls:
+    """Forward hooks that note each call of the modules at hand: its input and its output."""
+
+    def __init__(self, model: nn.Module, modules: set[str]):
+        self.calls: list[tuple[str, Tensor, Tensor]] = []
+        self.odd: set[str] = set()  # modules with inputs or outputs that no rule can read
+        self.listening = True  # off while a leaf's own derivative is taken, which calls the module again
+        self._handles = [
+            model.get_submodule(name).register_forward_hook(self._hook(name), with_kwargs=True) for name in modules
+        ]
+
+    def _hook(self, name: str):
+        def note(module, args, kwargs, output):
+            if not self.listening:
+                return None
+            inputs = args[0] if args else next(iter(kwargs.values()), None)
+            if not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or len(args) + len(kwargs) > 1:
+                self.odd.add(name)
+                return None
+            if output.requires_grad:
+                self.calls.append((name, inputs.detach(), output))
+                return None
+            # Nothing below asks for a gradient: the graph starts here. The clone allows in-place changes later.
+            start = output.detach().requires_grad_()
+            self.calls.append((name, inputs.detach(), start))
+            return start.clone()
+
+        return note
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class _Collector:
+    """Gathers the factors of every batch, by parameter and by the how-manieth call within a forward pass."""
+
+    def __init__(self):
+        self.parts: dict[tuple, list[tuple[Tensor, ...]]] = defaultdict(list)
+        self.counts: dict[tuple, list[Tensor]] = defaultdict(list)
+
+    def tokens(self, key: tuple, inputs: Tensor, gradient: Tensor, keep: Tensor) -> None:
+        self.parts[key].append((inputs[keep], gradient[keep]))
+        self.counts[key].append(keep.sum(1))
+
+    def rows(self, key: tuple, rows: Tensor) -> None:
+        self.parts[key].append((rows,))
+
+    def sources(self) -> dict[str, list[Source]]:
+        found: dict[str, list[Source]] = defaultdict(list)
+        for key in list(self.parts):
+            name, kind = key[0], key[1]
+            columns = [torch.cat(column) for column in zip(*self.parts.pop(key), strict=True)]
+            if kind == "rows":
+                found[name].append(RowsSource(columns[0]))
+                continue
+            lengths = torch.cat(self.counts[key])
+            offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+            if kind == "embedding":
+                found[name].append(EmbeddingSource(columns[0], columns[1], offsets))
+            else:
+                found[name].append(LinearSource(columns[0], columns[1], offsets, kind == "transposed"))
+        return _merge_rows(found)
+
+
+def _merge_rows(found: dict[str, list[Source]]) -> dict[str, list[Source]]:
+    """Several uses that gave explicit rows of one parameter become one matrix."""
+    merged = {}
+    for name, sources in found.items():
+        rows = [source for source in sources if isinstance(source, RowsSource)]
+        rest = [source for source in sources if not isinstance(source, RowsSource)]
+        if rows:
+            total = rows[0].rows
+            for source in rows[1:]:
+                total = total + source.rows
+            rest.append(RowsSource(total))
+        merged[name] = rest
+    return merged
+
+
+def _leaf_rows(module: nn.Module, attribute: str, inputs: Tensor, gradient: Tensor) -> Tensor:
+    """Per-sample gradients of one parameter of a small module, by its own derivative, sample by sample at once."""
+    parameter = getattr(module, attribute).detach()
+
+    def pulled(value: Tensor, x: Tensor, g: Tensor) -> Tensor:
+        _, pull = torch.func.vjp(lambda v: torch.func.functional_call(module, {attribute: v}, (x[None],)), value)
+        return pull(g[None])[0]
+
+    return torch.func.vmap(pulled, in_dims=(None, 0, 0))(parameter, inputs, gradient).flatten(1)
+
+
+def _record(collector: _Collector, model: nn.Module, name: str, use: Use, call: int, x: Tensor, g: Tensor) -> None:
+    key = (name, use.kind, use.module, call)
+    if use.kind == "bias":
+        collector.rows((name, "rows", use.module, call), g.flatten(1, -2).sum(1) if g.dim() > 2 else g)
+    elif use.kind == "leaf":
+        module = model.get_submodule(use.module)
+        collector.rows((name, "rows", use.module, call), _leaf_rows(module, use.attribute, x, g))
+    else:
+        keep = g.ne(0).any(-1)
+        if use.kind == "embedding":
+            padding = model.get_submodule(use.module).padding_idx
+            keep = keep if padding is None else keep & x.ne(padding)  # autograd gives that row no gradient
+        collector.tokens(key, x, g, keep)
+
+
+def _fits(use: Use, x: Tensor, g: Tensor, samples: int) -> bool:
+    """Whether the leading dimension is the batch, and the shapes are those that the rule reads."""
+    if use.kind == "leaf":
+        return x.dim() >= 2 and x.shape[0] == g.shape[0] == samples
+    tokens = x.shape if use.kind == "embedding" else x.shape[:-1]
+    return len(tokens) == 2 and tokens[0] == samples and g.shape[:-1] == tokens
+
+
+def _batch_gradients(model, calls: _Calls, part, loss: TokenLoss, pad_token_id: int):
+    """The captured calls of one batch with the gradients of their outputs, and each sample's loss."""
+    found = target_logits(model, make_batch(model, part, pad_token_id))
+    losses = loss(found.logits, found.tokens)
+    noted, calls.calls = calls.calls, []
+    outputs = [output for _, _, output in noted]
+    gradients = torch.autograd.grad(losses.sum(), outputs, allow_unused=True) if outputs else ()
+    sums = torch.zeros(len(part), dtype=torch.float64, device=losses.device)
+    sums.index_add_(0, found.sample, losses.detach().double())
+    return [(name, x, g) for (name, x, _), g in zip(noted, gradients, strict=True)], sums
+
+
+def capture(
+    model: nn.Module,
+    plan: CapturePlan,
+    names: Sequence[str],
+    samples: Sequence[Encoded],
+    loss: TokenLoss,
+    *,
+    pad_token_id: int,
+    batch_size: int,
+    strict: bool = True,
+    on_batch=None,
+) -> Captured:
+    """The factors of ``names`` (all with a rule in ``plan``) over all samples.
+
+    ``strict``: a parameter whose rule cannot be applied raises RuntimeError (the plan promised that it can);
+    otherwise its name is left out. ``on_batch(n)`` is called after each batch of n samples.
+    """
+    uses = [(name, use) for name in names for use in plan.uses[name]]
+    by_module: dict[str, list[tuple[str, Use]]] = defaultdict(list)
+    for name, use in uses:
+        by_module[use.module].append((name, use))
+    collector, sums, broken = _Collector(), [], set()
+    with evaluation(model):
+        calls = _Calls(model, set(by_module))
+        try:
+            for start in range(0, len(samples), batch_size):
+                part = samples[start : start + batch_size]
+                noted, losses = _batch_gradients(model, calls, part, loss, pad_token_id)
+                sums.append(losses)
+                calls.listening = False
+                seen: dict[str, int] = defaultdict(int)
+                for module, x, g in noted:
+                    for name, use in by_module[module]:
+                        if g is None:
+                            g = x.new_zeros(())  # not part of the loss: seen by _fits as an odd shape
+                        if not _fits(use, x, g, len(part)):
+                            broken.add(name)
+                        elif name not in broken:
+                            _record(collector, model, name, use, seen[module], x, g)
+                    seen[module] += 1
+                calls.listening = True
+                if on_batch is not None:
+                    on_batch(len(part))
+        finally:
+            calls.remove()
+    broken |= {name for name, use in uses if use.module in calls.odd}
+    if broken and strict:
+        raise RuntimeError(f"the capture rules of {sorted(broken)} do not hold for this batch: please report this")
+    sources = {name: found for name, found in collector.sources().items() if name not in broken}
+    return Captured({n: sources[n] for n in names if n in sources}, torch.cat(sums) if sums else None)

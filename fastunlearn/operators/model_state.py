@@ -1,0 +1,63 @@
+"""Setting a model up for a pass over it, and putting it back as it was."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError
+
+__all__ = ["check_finite", "evaluation", "select_parameters"]
+
+
+def select_parameters(model: nn.Module, patterns: Sequence[str] | str | None = None) -> dict[str, nn.Parameter]:
+    """The parameters whose name matches one of ``patterns`` (shell style: ``*layers.3.*``), in the model's order.
+
+    None chooses all that require a gradient. A tied parameter has the first of its names. Integer and other
+    parameters without gradients are never chosen. Raises InvalidInputError for a pattern that matches nothing.
+    """
+    named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
+    if patterns is None:
+        chosen = {n: p for n, p in named.items() if p.requires_grad}
+        if not chosen:
+            raise InvalidInputError("parameters: no parameter of the model requires a gradient; name some by pattern")
+        return chosen
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
+            shown = ", ".join(list(named)[:6])
+            raise InvalidInputError(
+                f"parameters: pattern {pattern!r} matches no parameter; names look like: {shown}, ..."
+            )
+    return {n: p for n, p in named.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)}
+
+
+def check_finite(named: dict[str, Tensor], what: str = "the model") -> None:
+    """Raises InvalidInputError naming the first tensor that holds NaN or infinity."""
+    for name, tensor in named.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InvalidInputError(
+                f"model: parameter {name!r} of {what} holds NaN or infinity; load a sound checkpoint"
+            )
+
+
+@contextmanager
+def evaluation(model: nn.Module, trainable: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+    """Evaluation mode (no dropout), with gradients for ``trainable`` alone; all flags come back afterwards."""
+    training = {module: module.training for module in model.modules()}
+    wanted = {id(p) for p in trainable}
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        model.eval()
+        for p, _ in flags:
+            p.requires_grad_(id(p) in wanted)
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for p, flag in flags:
+            p.requires_grad_(flag)

@@ -1,0 +1,265 @@
+"""The m x P matrix G of per-sample gradients, as an operator that never exists as a matrix.
+
+    G G'^T      ``gram_blocks``          from the layers' inputs and output gradients (ghost or formed Gram)
+    G^T c       ``weighted_gradient``    one backward pass of a weighted loss, or the same from kept factors
+    G v         ``dot``                  from formed tiles, one parameter at a time
+
+What is kept are the factors of one capture pass (capture.py), as many parameters at a time as ``memory`` holds:
+with enough memory one pass serves all three, otherwise there is one pass per group of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.data.encode import Encoded
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.progress import NO_PROGRESS, Progress
+from fastunlearn.resources import parse_memory
+
+from .capture import capture
+from .losses import TokenLoss, negative_log_likelihood
+from .model_state import evaluation
+from .plan import CapturePlan, make_plan
+from .sources import RowsSource, Source, tiles, weighted_sum
+from .targets import make_batch, sample_labels, target_logits
+
+__all__ = ["KINDS", "SampleGradients"]
+
+KINDS = ("empirical", "sampled")
+
+
+class SampleGradients:
+    """Per-sample gradients of ``samples`` at the model's present weights.
+
+    ``loss``: token loss, summed over a sample's targets. ``kind``: "empirical" takes the samples' own labels,
+    "sampled" labels drawn from the model (deterministic in ``seed``). ``parameters``: by name, default all
+    that require a gradient. ``memory``: for kept factors, in bytes or as "1GB" (a batch's own activations come
+    on top). ``plan``: one made before for the same model and parameters, to save the trial of the rules.
+
+    The weights must not change while this object is in use. ``evaluations`` counts per-sample gradients spent.
+    Raises InvalidInputError for no samples, an unknown kind, or a gradient that is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Sequence[Encoded],
+        *,
+        pad_token_id: int,
+        parameters: dict[str, nn.Parameter] | None = None,
+        loss: TokenLoss = negative_log_likelihood,
+        kind: str = "empirical",
+        seed: int = 0,
+        batch_size: int = 32,
+        memory: int | str = "1GB",
+        plan: CapturePlan | None = None,
+        progress: Progress | None = None,
+        label: str = "samples",
+    ):
+        if not len(samples):
+            raise InvalidInputError("samples is empty: give at least one sample to take gradients of")
+        if kind not in KINDS:
+            raise InvalidInputError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
+        self.model, self.loss, self.batch_size = model, loss, batch_size
+        self.pad_token_id, self.label = pad_token_id, label
+        self.memory_bytes = parse_memory(memory)
+        self.progress = progress or NO_PROGRESS
+        if plan is None:
+            if parameters is None:
+                parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+            plan = make_plan(model, parameters, samples, pad_token_id=pad_token_id)
+        self.plan, self.parameters = plan, plan.parameters
+        if kind == "sampled":
+            samples = sample_labels(model, samples, pad_token_id=pad_token_id, batch_size=batch_size, seed=seed)
+        self.samples = samples
+        self.losses: Tensor | None = None  # (m,) float64, known after the first pass
+        self.evaluations = 0
+        self._kept: dict[str, list[Source]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def bytes_of(self, name: str) -> int:
+        """About how many bytes the factors of one parameter take for all samples, from above."""
+        parameter = self.parameters[name]
+        size = parameter.element_size()
+        if name not in self.plan.uses or parameter.dim() < 2:
+            return len(self) * parameter.numel() * size
+        head = self.model.get_output_embeddings()
+        total = 0
+        for use in self.plan.uses[name]:
+            is_head = self.model.get_submodule(use.module) is head
+            tokens = sum(int((s.labels != -100).sum()) if is_head else s.input_ids.numel() for s in self.samples)
+            width = parameter.shape[1] + 1 if use.kind == "embedding" else sum(parameter.shape)
+            total += tokens * width * size
+        return total
+
+    def groups(self, memory_bytes: int | None = None) -> list[list[str]]:
+        """The parameters, cut into groups whose factors fit into the memory together.
+
+        Raises InvalidInputError where one parameter alone does not fit.
+        """
+        limit = self.memory_bytes if memory_bytes is None else memory_bytes
+        groups: list[list[str]] = [[]]
+        room = limit
+        for name in self.parameters:
+            need = self.bytes_of(name)
+            if need > limit:
+                raise InvalidInputError(
+                    f"memory: the factors of {name!r} for {len(self)} {self.label} take {need / 1e9:.2f} GB and "
+                    f"{limit / 1e9:.2f} GB are allowed; raise memory, use fewer samples, or freeze that parameter"
+                )
+            if need > room and groups[-1]:
+                groups.append([])
+                room = limit
+            groups[-1].append(name)
+            room -= need
+        return groups
+
+    def sources(self, names: Sequence[str], keep: bool = False) -> dict[str, list[Source]]:
+        """The factors of ``names``: one pass over the samples, or those kept from an earlier pass."""
+        if self._kept is not None:
+            return {name: self._kept[name] for name in names}
+        ruled = [name for name in names if name in self.plan.uses]
+        found: dict[str, list[Source]] = {}
+        if ruled:
+            with self.progress.task(f"Gradients of {len(self)} {self.label}", total=len(self)) as task:
+                captured = capture(
+                    self.model, self.plan, ruled, self.samples, self.loss, pad_token_id=self.pad_token_id,
+                    batch_size=self.batch_size, on_batch=task.advance,
+                )  # fmt: skip
+            found, self.losses = captured.sources, captured.losses
+            self.evaluations += len(self)
+        generic = [name for name in names if name not in self.plan.uses]
+        if generic:
+            found |= self._one_by_one(generic)
+        self._check(found)
+        found = {name: found[name] for name in names}
+        if keep:
+            self._kept = found
+        return found
+
+    def _check(self, found: dict[str, list[Source]]) -> None:
+        for name, sources in found.items():
+            for source in sources:
+                tensor = source.rows if isinstance(source, RowsSource) else source.g
+                if not bool(torch.isfinite(tensor).all()):
+                    raise InvalidInputError(
+                        f"model: a gradient of {name!r} is NaN or infinite on the {self.label}; "
+                        "check the weights, or use a wider dtype"
+                    )
+
+    def _one_by_one(self, names: list[str]) -> dict[str, list[Source]]:
+        """Gradients of parameters without a rule: one backward pass for each sample."""
+        chosen = [self.parameters[name] for name in names]
+        rows = [p.new_empty(len(self), p.numel()) for p in chosen]
+        sums = []
+        with (
+            evaluation(self.model, chosen),
+            self.progress.task(f"Gradients of {len(self)} {self.label}, one by one", total=len(self)) as task,
+        ):
+            for i, sample in enumerate(self.samples):
+                found = target_logits(self.model, make_batch(self.model, [sample], self.pad_token_id))
+                loss = self.loss(found.logits, found.tokens).sum()
+                gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
+                for row, gradient in zip(rows, gradients, strict=True):
+                    row[i] = 0 if gradient is None else gradient.flatten()
+                sums.append(loss.detach().double())
+                task.advance(1)
+        self.evaluations += len(self)
+        self.losses = torch.stack(sums)
+        return {name: [RowsSource(row)] for name, row in zip(names, rows, strict=True)}
+
+    def passes(self) -> Iterator[tuple[str, list[Source]]]:
+        """Every parameter with its factors, group by group; the factors stay when all fit in one group."""
+        groups = self.groups()
+        for names in groups:
+            yield from self.sources(names, keep=len(groups) == 1).items()
+
+    def forget_factors(self) -> None:
+        """Frees the kept factors."""
+        self._kept = None
+
+    def weighted_gradient(self, c: Tensor, block_of: dict[str, int] | None = None) -> dict[str, Tensor]:
+        """``G^T c`` by parameter, in its shape, at least float32.
+
+        c (m,): one weight per sample; or (blocks, m) with ``block_of`` giving each parameter's row of it.
+        From kept factors where there are any; else one backward pass of the weighted loss where all parameters
+        share their weights; else from a capture pass per group.
+        """
+        c = c.to(self.device)
+        if c.dim() == 2 and c.shape[0] == 1:
+            c = c[0]
+        if c.shape[-1] != len(self) or (c.dim() == 2 and block_of is None) or c.dim() > 2:
+            raise InvalidInputError(f"c has shape {tuple(c.shape)}; it must be ({len(self)},), or blocks x {len(self)}")
+        if c.dim() == 1 and self._kept is None:
+            return self._backward(c)
+        return {
+            name: weighted_sum(sources, c if c.dim() == 1 else c[block_of[name]], self.parameters[name].shape)
+            for name, sources in self.passes()
+        }
+
+    def _backward(self, c: Tensor) -> dict[str, Tensor]:
+        chosen = list(self.parameters.values())
+        wide = torch.float64 if chosen[0].dtype == torch.float64 else torch.float32
+        total = [torch.zeros(p.shape, dtype=wide, device=p.device) for p in chosen]
+        sums = []
+        with (
+            evaluation(self.model, chosen),
+            self.progress.task(f"Weighted gradient of {len(self)} {self.label}", total=len(self)) as task,
+        ):
+            for start in range(0, len(self), self.batch_size):
+                part = self.samples[start : start + self.batch_size]
+                found = target_logits(self.model, make_batch(self.model, part, self.pad_token_id))
+                losses = self.loss(found.logits, found.tokens)
+                weights = c[start : start + len(part)][found.sample].to(losses.dtype)
+                gradients = torch.autograd.grad((losses * weights).sum(), chosen, allow_unused=True)
+                for sum_, gradient in zip(total, gradients, strict=True):
+                    if gradient is not None:
+                        sum_ += gradient
+                sums.append(torch.zeros(len(part), dtype=torch.float64, device=losses.device))
+                sums[-1].index_add_(0, found.sample, losses.detach().double())
+                task.advance(len(part))
+        self.evaluations += len(self)
+        self.losses = torch.cat(sums)
+        return dict(zip(self.parameters, total, strict=True))
+
+    def dot(self, vectors: dict[str, Tensor]) -> Tensor:
+        """``G V``: (m, k) float64 for k vectors given by parameter as (k, *shape)."""
+        result = None
+        for name, sources in self.passes():
+            v = vectors[name].flatten(1)
+            for where, tile in tiles(sources, len(self), self.parameters[name].shape, self.memory_bytes // 4):
+                part = (tile @ v[:, where].to(tile.dtype).T).double()
+                result = part if result is None else result + part
+        return result
+
+    def combine(self, weights: Tensor) -> dict[str, Tensor]:
+        """``W G`` by parameter as (k, *shape), for k rows of sample weights W (k, m): ``weighted_gradient`` k times
+        at once, from formed tiles."""
+        combined = {}
+        for name, sources in self.passes():
+            shape = self.parameters[name].shape
+            out = None
+            for where, tile in tiles(sources, len(self), shape, self.memory_bytes // 4):
+                if out is None:
+                    out = tile.new_zeros(weights.shape[0], shape.numel())
+                out[:, where] = weights.to(tile) @ tile
+            combined[name] = out.view(-1, *shape)
+        return combined
+
+    def dense(self) -> Tensor:
+        """G itself, (m, P), parameters in their order: for small models and tests."""
+        parts = [
+            torch.cat([tile for _, tile in tiles(sources, len(self), self.parameters[name].shape, 2**62)], 1)
+            for name, sources in self.passes()
+        ]
+        return torch.cat(parts, 1)

@@ -1,0 +1,140 @@
+"""Where a parameter's per-sample gradients come from, kept as small factors instead of as gradients.
+
+A parameter's gradient for sample i is the sum of what each *use* of it gives. A use is kept as
+
+    LinearSource     sum_{t in i} g_t x_t^T          x: inputs, g: gradients of the outputs, one row per token
+    EmbeddingSource  sum_{t in i} e(id_t) g_t^T      e: one-hot
+    RowsSource       the i-th row of an explicit matrix (biases, norms, and whatever has no rule)
+
+Tokens of the m samples stand one after the other; ``offsets`` int64 (m + 1,) cuts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gram, rows_gram
+
+__all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "source_gram", "tiles", "weighted_sum"]
+
+
+@dataclass
+class LinearSource:
+    """x (N, d_in), g (N, d_out), offsets (m + 1,). ``transposed``: the weight is stored (d_in, d_out)."""
+
+    x: Tensor
+    g: Tensor
+    offsets: Tensor
+    transposed: bool = False
+
+    def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
+        left = self.g * _per_token(c, self.offsets)[:, None].to(self.g.dtype)
+        return (self.x.T @ left if self.transposed else left.T @ self.x).view(shape)
+
+    def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
+        rows, columns = (self.x, self.g) if self.transposed else (self.g, self.x)
+        return _outer_sums(rows[:, low:high], columns, self.offsets)
+
+
+@dataclass
+class EmbeddingSource:
+    """ids int64 (N,), g (N, d), offsets (m + 1,)."""
+
+    ids: Tensor
+    g: Tensor
+    offsets: Tensor
+
+    def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
+        left = self.g * _per_token(c, self.offsets)[:, None].to(self.g.dtype)
+        return left.new_zeros(shape).index_add_(0, self.ids, left)
+
+    def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
+        samples = self.offsets.numel() - 1
+        inside = (self.ids >= low) & (self.ids < high)
+        place = _owner(self.offsets)[inside] * (high - low) + self.ids[inside] - low
+        out = self.g.new_zeros(samples * (high - low), shape[1])
+        return out.index_add_(0, place, self.g[inside]).view(samples, -1)
+
+
+@dataclass
+class RowsSource:
+    """rows (m, p): explicit gradients, flat."""
+
+    rows: Tensor
+
+    def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
+        return (c.to(self.rows.dtype) @ self.rows).view(shape)
+
+    def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
+        width = self.rows.shape[1] // shape[0] if len(shape) else 1
+        return self.rows[:, low * width : high * width]
+
+
+Source = LinearSource | EmbeddingSource | RowsSource
+
+
+def _owner(offsets: Tensor) -> Tensor:
+    return torch.repeat_interleave(torch.arange(offsets.numel() - 1, device=offsets.device), offsets.diff())
+
+
+def _per_token(c: Tensor, offsets: Tensor) -> Tensor:
+    return torch.repeat_interleave(c.to(offsets.device), offsets.diff())
+
+
+def _outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor) -> Tensor:
+    """``sum_{t in i} rows_t columns_t^T``, flat: (m, height * width). Samples of one length share one product."""
+    lengths = offsets.diff()
+    out = rows.new_zeros(lengths.numel(), rows.shape[1], columns.shape[1])
+    for length in torch.unique(lengths).tolist():
+        if length == 0:
+            continue
+        which = torch.nonzero(lengths == length).squeeze(1)
+        token = offsets[which][:, None] + torch.arange(length, device=offsets.device)
+        out[which] = torch.bmm(rows[token].transpose(1, 2), columns[token])
+    return out.flatten(1)
+
+
+def source_gram(a: Source, b: Source | None, memory_bytes: int) -> Tensor:
+    """Inner products of the gradients of two sources of one parameter, (m_a, m_b); None: of ``a`` with itself."""
+    if isinstance(a, RowsSource):
+        return rows_gram(a.rows, None if b is None else b.rows)
+    other = a if b is None else b
+    if isinstance(a, LinearSource) and isinstance(other, LinearSource):
+        if a.transposed != other.transposed:
+            raise InvalidInputError("a weight tied between a layer and its transpose has no rule: freeze it")
+        second = () if b is None else (b.x, b.g, b.offsets)
+        return gram(a.x, a.g, a.offsets, *second, memory_bytes=memory_bytes)
+    if isinstance(a, EmbeddingSource) and isinstance(other, EmbeddingSource):
+        second = () if b is None else (b.ids, b.g, b.offsets)
+        return embedding_gram(a.ids, a.g, a.offsets, *second)
+    if isinstance(a, EmbeddingSource):
+        return embedding_linear_gram(a.ids, a.g, a.offsets, other.x, other.g, other.offsets)
+    return embedding_linear_gram(other.ids, other.g, other.offsets, a.x, a.g, a.offsets).T
+
+
+def weighted_sum(sources: list[Source], c: Tensor, shape: torch.Size) -> Tensor:
+    """``sum_i c_i * (gradient of sample i)`` of one parameter, in its shape; c (m,)."""
+    total = sources[0].weighted(c, shape)
+    for source in sources[1:]:
+        total = total + source.weighted(c, shape)
+    return total
+
+
+def tiles(sources: list[Source], samples: int, shape: torch.Size, memory_bytes: int) -> Iterator[tuple[slice, Tensor]]:
+    """The gradients of one parameter, formed a few rows of it at a time: (slice of the flat parameter,
+    (m, width of the slice)). Each tile takes at most ``memory_bytes`` bytes, but at least one row."""
+    height = shape[0] if len(shape) else 1
+    width = shape.numel() // max(height, 1)
+    first = sources[0].rows if isinstance(sources[0], RowsSource) else sources[0].g
+    step = max(1, memory_bytes // max(1, samples * width * first.element_size() * len(sources)))
+    for low in range(0, height, step):
+        high = min(height, low + step)
+        tile = sources[0].tile(low, high, shape)
+        for source in sources[1:]:
+            tile = tile + source.tile(low, high, shape)
+        yield slice(low * width, high * width), tile

@@ -1,0 +1,75 @@
+"""From a batch of samples to the logits of its target tokens.
+
+Labels follow the convention of transformers: they stand at the position of the token itself, and the model
+predicts position t from the positions before it. -100 marks tokens that are not targets.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.data.encode import Encoded, collate
+
+__all__ = ["Targets", "make_batch", "sample_labels", "target_logits"]
+
+
+class Targets(NamedTuple):
+    """logits (n, V), at least float32; tokens (n,) int64; sample (n,) int64: the row of the batch each is from."""
+
+    logits: Tensor
+    tokens: Tensor
+    sample: Tensor
+
+
+def make_batch(model: nn.Module, samples: Sequence[Encoded], pad_token_id: int) -> dict[str, Tensor]:
+    """The samples as one right-padded batch on the model's device, with explicit positions where the model
+    takes them (so that position embeddings, too, are looked up once per sample)."""
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in collate(samples, pad_token_id=pad_token_id).items()}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        rows, length = batch["input_ids"].shape
+        batch["position_ids"] = torch.arange(length, device=device).expand(rows, length)
+    return batch
+
+
+def target_logits(model: nn.Module, batch: dict[str, Tensor]) -> Targets:
+    """One forward pass: the logits at the positions that predict a target token."""
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    logits = model(**inputs, use_cache=False).logits
+    labels = batch["labels"][:, 1:]
+    chosen = labels != -100
+    picked = logits[:, :-1][chosen]
+    rows = torch.arange(labels.shape[0], device=labels.device)[:, None].expand_as(labels)[chosen]
+    if picked.dtype in (torch.bfloat16, torch.float16):
+        picked = picked.float()
+    return Targets(picked, labels[chosen], rows)
+
+
+@torch.no_grad()
+def sample_labels(
+    model: nn.Module, samples: Sequence[Encoded], *, pad_token_id: int, batch_size: int, seed: int
+) -> list[Encoded]:
+    """The samples with every target token drawn from the model's own prediction at that position.
+
+    The inputs stay as they are. Per-sample gradients of these labels give the true Fisher (of cross-entropy,
+    which is its Gauss-Newton matrix) instead of the empirical one. Deterministic in ``seed``.
+    """
+    drawn: list[Encoded] = []
+    generator = torch.Generator().manual_seed(seed)
+    for start in range(0, len(samples), batch_size):
+        part = samples[start : start + batch_size]
+        found = target_logits(model, make_batch(model, part, pad_token_id))
+        tokens = torch.multinomial(found.logits.double().softmax(1).cpu(), 1, generator=generator).squeeze(1)
+        owner = found.sample.cpu()
+        for i, sample in enumerate(part):
+            labels = sample.labels.clone()
+            # The first token of a sample is never predicted, whatever its label says.
+            places = torch.nonzero(labels[1:] != -100).squeeze(1) + 1
+            labels[places] = tokens[owner == i]
+            drawn.append(Encoded(sample.input_ids, labels))
+    return drawn
