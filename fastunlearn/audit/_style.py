@@ -18,11 +18,13 @@ p, dd, li { max-width: 46rem; }
 .verdict { font-size: 1.15rem; line-height: 1.45; border-left: .3rem solid var(--second);
   padding: .1rem 0 .1rem .9rem; margin: 1.2rem 0; max-width: 54rem; }
 figure { margin: 0; }
-.plot { display: block; width: 100%; height: auto; font: 14px system-ui, -apple-system, "Segoe UI", sans-serif; }
+.plot { display: block; width: 100%; height: auto;
+  font: 14px system-ui, -apple-system, "Segoe UI", sans-serif; }
 .plot.narrow { display: none; max-width: 30rem; font-size: 13px; }
 .plot text { fill: var(--soft); }
 .plot .name { fill: var(--ink); }
-.plot .model-label { fill: var(--ink); font-weight: 600; paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.plot .model-label { fill: var(--ink); font-weight: 600; paint-order: stroke;
+  stroke: var(--paper); stroke-width: 4px; }
 .plot .axis-title { fill: var(--ink); }
 .grid { stroke: var(--line); stroke-width: 1; }
 .axis { stroke: var(--soft); stroke-width: 1.2; }
@@ -42,24 +44,27 @@ figure { margin: 0; }
 .scroll:focus-visible { outline: 2px solid var(--second); }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .5rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .4rem .45rem; text-align: right; vertical-align: top;
+  border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-weight: 600; vertical-align: bottom; background: var(--tint); }
-thead tr:first-child th { text-align: left; color: var(--soft); font-weight: 400; border-left: 1px solid var(--line); }
+thead tr:first-child th { text-align: left; color: var(--soft); font-weight: 400;
+  border-left: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-tbody th { font-weight: 400; min-width: 11rem; background: var(--paper); }
+tbody th { font-weight: 400; min-width: 10.5rem; background: var(--paper); }
 thead tr th:first-child { border-left: 0; }
 .results tbody th, .results thead th.who { position: sticky; left: 0; z-index: 1; }
 .group { border-left: 1px solid var(--line); }
 .best > * { font-weight: 700; }
 .tag { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
-.sub { color: var(--soft); font-weight: 400; white-space: nowrap; }
+.sub { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; white-space: nowrap; }
 td { white-space: nowrap; }
 tr.base > * { background: var(--tint); }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; padding: 0 .8rem; }
 summary { cursor: pointer; padding: .45rem 0; }
 details > :last-child { margin-bottom: .8rem; }
-dl.pairs { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .15rem 1rem; margin: .4rem 0; }
+dl.pairs { display: grid; grid-template-columns: minmax(8rem, max-content) 1fr; gap: .15rem 1rem;
+  margin: .4rem 0; }
 dl.pairs dt { color: var(--soft); } dl.pairs dd { margin: 0; overflow-wrap: anywhere; }
 dl.reading dt { font-weight: 600; margin-top: .7rem; } dl.reading dd { margin: 0; }
 @media (max-width: 42rem) {
@@ -78,6 +83,7 @@ dl.reading dt { font-weight: 600; margin-top: .7rem; } dl.reading dd { margin: 0
   figure, tr, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; border: 0; } table { font-size: 8pt; } th, td { padding: .2rem .3rem; }
   tbody th { min-width: 0; }
-  details { border: 0; padding: 0; } details::details-content { content-visibility: visible; block-size: auto; }
+  details { border: 0; padding: 0; }
+  details::details-content { content-visibility: visible; block-size: auto; }
 }
 """

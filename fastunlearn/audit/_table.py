@@ -12,6 +12,7 @@ from fastunlearn.audit.verdict import Verdict, kl_text, share_text
 __all__ = ["bytes_text", "result_table", "seconds_text"]
 
 MISSING = "–"
+_LEAKS = "Leaks (exposure in bits)"
 
 
 def seconds_text(seconds: float) -> str:
@@ -66,13 +67,13 @@ _COLUMNS = (
     _Column("Accuracy", "held-out data", _share("held_out_accuracy")),
     _Column("KL to retrained, nats", "retained data", _kl("kl_retain")),
     _Column("KL to retrained, nats", "forgotten data", _kl("kl_forget")),
-    _Column("Leaks", "membership AUC, interval", _membership),
-    _Column("Leaks", "exposure, forgotten canaries, bits", _bits("exposure_forget")),
-    _Column("Leaks", "exposure, kept canaries, bits", _bits("exposure_retain")),
+    _Column(_LEAKS, "membership AUC", _membership),
+    _Column(_LEAKS, "exposure, forgotten", _bits("exposure_forget")),
+    _Column(_LEAKS, "exposure, kept", _bits("exposure_retain")),
     _Column("Cost", "gradients", lambda item: f"{item['gradients']:,}".replace(",", "\u202f")),
     _Column("Cost", "time", lambda item: seconds_text(item["seconds"])),
     _Column("Cost", "peak memory", lambda item: bytes_text(item["peak_bytes"])),
-    _Column("Cost", "uses retained data", lambda item: "yes" if item["uses_retain"] else "no"),
+    _Column("Cost", "retained data used", lambda item: "yes" if item["uses_retain"] else "no"),
 )
 
 

@@ -30,10 +30,10 @@ READING = (
     (
         "Membership AUC",
         "The chance that a forgotten record has a lower loss than a held-out one. 0.5: the loss does not "
-        "tell them apart. 1: it always does. Well below 0.5: the records are predicted worse than unseen ones, "
-        "which also gives them away. Compare with the retrained model's value, not with 0.5 alone: the two "
-        "sets may differ by themselves. The interval is a bootstrap over the records, 95 % where not stated "
-        "otherwise; this attack is a simple one, and stronger ones exist.",
+        "tell them apart. 1: it always does. Well below 0.5: the records are predicted worse than unseen "
+        "ones, which also gives them away. Compare with the retrained model's value, not with 0.5 alone: the "
+        "two sets may differ by themselves. The interval is a bootstrap over the records, at 95 % "
+        "if not stated otherwise; this attack is a simple one, and stronger ones exist.",
     ),
     (
         "Exposure",
@@ -44,7 +44,8 @@ READING = (
     ),
     (
         "Gradients, time, peak memory",
-        "What the method took to run, without measuring. A gradient is one sample's loss taken backwards once.",
+        "What the method took to run, without measuring. A gradient is one sample's loss taken "
+        "backwards once.",
     ),
     ("Uses retained data", "Whether the method looked at records that are to be kept."),
 )
@@ -54,8 +55,8 @@ LIMITS = (
     "does not show that no trace of the forgotten data is left.",
     "Unlearning acts on the records as they were given. Paraphrases of them, and copies elsewhere in the "
     "training data, are not covered where they were not listed.",
-    "The comparison is of one run with one seed on one model and one set of data. Small differences in KL may "
-    "turn round with another seed.",
+    "The comparison is of one run with one seed on one model and one set of data. Small differences in KL "
+    "may turn round with another seed.",
 )
 
 
@@ -64,7 +65,8 @@ def caption(document: dict, verdict: Verdict) -> str:
     words = [
         "Each method's way from the original model (cross) to its end (mark with a letter);",
         "small dots are steps on the way and other settings that were tried.",
-        "Filled marks and whole lines: second-order methods; hollow marks and broken lines: first-order ones.",
+        "Filled marks and whole lines: second-order methods; hollow marks and broken lines: "
+        "first-order ones.",
     ]
     if document["reference"] is not None:
         words.append("The star is the retrained model, at a KL of 0, below the logarithmic scale.")

@@ -182,7 +182,7 @@ def frontier_svg(document: dict, verdict: Verdict, *, narrow: bool = False) -> E
     with 0 set apart; without a retrained model the accuracy on retained data. ``narrow`` is for screens of a
     phone's width: letters in the plot, and their names below it.
     """
-    width, column = (380.0, 34.0) if narrow else (900.0, 216.0)
+    width, column = (380.0, 34.0) if narrow else (900.0, 250.0)
     count = len(document["methods"])
     height = max(400.0 if narrow else 470.0, 20.0 * count + 90)
     frame = _frame(document, width, height, column)
@@ -241,7 +241,7 @@ def _end_marks(verdict, ends, kinds, frame: _Frame, document: dict, narrow: bool
         lines.append(make("polyline", points=f"{x:.1f},{y:.1f} {bend:.1f},{height:.1f}", class_="leader"))
         marks.append(mark(index, x, y, f"mark {kinds[name]}"))
         words = (
-            letter(index) if narrow else _short(f"{letter(index)}  {document['methods'][name]['label']}", 28)
+            letter(index) if narrow else _short(f"{letter(index)}  {document['methods'][name]['label']}", 32)
         )
         names.append(make("text", words, x=bend + 5, y=f"{height + 5:.1f}", class_="name"))
     return lines + marks + names

@@ -101,8 +101,10 @@ def _sentence(document: dict, ranking: list[str], reached: list[str], limit: flo
             f"{share_text(original['forget_accuracy'])} to {share_text(item['forget_accuracy'])}{end}."
         )
     item = methods[comparable[0]]
-    among = f"of {len(methods)} methods, {len(reached)} forgot enough {goal}" if goal else "of all methods"
+    among = (
+        f"Of the methods, {len(reached)} of {len(methods)} forgot enough {goal}; of these, " if goal else ""
+    )
     return (
-        f"{item['label']} came closest to retraining ({kl_text(item['kl_retain'])} nats of KL on retained "
-        f"data; {among}): {_compare(methods, comparable)}."
+        f"{among}{item['label']} came closest to retraining, at a KL of {kl_text(item['kl_retain'])} nats "
+        f"on retained data: {_compare(methods, comparable)}."
     )
