@@ -18,7 +18,7 @@ from fastunlearn.storage.files import staged_folder, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["check_device", "load_model", "save_model"]
 
 _TOKENIZER_BYTES = 32 << 20  # room for the tokenizer and the small files beside the weights
 
@@ -68,7 +68,7 @@ def load_model(
     """
     folder = Path(folder)
     check_folder(folder)
-    device = _device(device)
+    device = check_device(device)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
@@ -124,7 +124,8 @@ def _why_not_loaded(folder: Path, error: Exception) -> str:
     return f"{folder} cannot be loaded as a causal language model: {_first_line(error)}"
 
 
-def _device(device: str | torch.device) -> torch.device:
+def check_device(device: str | torch.device) -> torch.device:
+    """``device`` as a torch.device. Raises InvalidInputError where it is unknown or not on this machine."""
     try:
         device = torch.device(device)
         torch.empty(0, device=device)

@@ -1,0 +1,23 @@
+"""``fastunlearn demo``: the whole flow on invented people, with a report at the end."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastunlearn.cli._options import add_seed, progress
+
+NAME = "demo"
+HELP = "Train a small model on invented people, make it forget some, and write a report."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: runs/demo")
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from fastunlearn.demo.run import run_demo
+
+    run_demo(args.out, seed=args.seed, progress=progress(args))
+    print(f"Report: {Path(args.out) / 'report.html'}")

@@ -1,0 +1,86 @@
+"""``fastunlearn unlearn``: loads a model, makes it forget, saves it with an account of what was done."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastunlearn.cli._options import (
+    add_device,
+    add_length,
+    add_overwrite,
+    add_seed,
+    add_trust,
+    load,
+    named_value,
+    progress,
+    read_records,
+)  # fmt: skip
+from fastunlearn.errors import InvalidInputError
+
+NAME = "unlearn"
+HELP = "Make a model forget the records of a file, and save the new model."
+RESULT = "unlearning.json"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="DIR", help="model folder (safetensors)")
+    parser.add_argument("--forget", required=True, metavar="F", help="records to forget")
+    parser.add_argument("--retain", metavar="R", help="records that the model must keep")
+    parser.add_argument("--held-out", metavar="H", help="records that the model has never seen")
+    parser.add_argument("--out", required=True, metavar="DIR", help="model folder to make")
+    parser.add_argument("--method", default="fisher-removal", metavar="NAME", help="see fastunlearn methods")
+    parser.add_argument(
+        "--parameters", nargs="+", metavar="PATTERN", help="names of the weights to change (* and ? allowed)"
+    )
+    parser.add_argument("--kept-fisher", metavar="FILE", help="made by fastunlearn keep-fisher")
+    parser.add_argument(
+        "--set", dest="settings", type=named_value, action="append", default=[], metavar="key=value",
+        help="a setting of the method, such as damping=1e-4; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--memory", default="1GB", metavar="SIZE", help="memory to work in (default: 1GB)")
+    add_seed(parser)
+    add_length(parser)
+    add_device(parser)
+    add_trust(parser)
+    add_overwrite(parser)
+
+
+def settings_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The pairs of --set as a dictionary; a key given twice is an error, and so is one that has its own
+    option."""
+    own = {
+        "model", "tokenizer", "forget", "retain", "held_out", "method", "parameters", "kept_fisher", "seed",
+        "max_length", "truncate", "memory", "progress",
+    }  # fmt: skip
+    settings: dict[str, object] = {}
+    for key, value in pairs:
+        if key in own:
+            raise InvalidInputError(f"--set {key}: not a setting of a method; it has an argument of its own")
+        if key in settings:
+            raise InvalidInputError(f"--set {key} is given twice; give it once")
+        settings[key] = value
+    return settings
+
+
+def run(args: argparse.Namespace) -> None:
+    from fastunlearn.storage import refuse_existing, save_model
+
+    refuse_existing(args.out, overwrite=args.overwrite)  # before any computing
+    settings = settings_of(args.settings)
+    from fastunlearn.resources import parse_memory
+    from fastunlearn.unlearn import get_method, unlearn
+
+    parse_memory(args.memory, name="--memory")
+    get_method(args.method)
+    forget, retain, held_out = (read_records(path) for path in (args.forget, args.retain, args.held_out))
+    model, tokenizer = load(args.model, args)
+    result = unlearn(
+        model, tokenizer, forget=forget, retain=retain, held_out=held_out, method=args.method,
+        parameters=args.parameters, kept_fisher=args.kept_fisher, seed=args.seed, max_length=args.max_length,
+        truncate=args.truncate, memory=args.memory, progress=progress(args), **settings,
+    )  # fmt: skip
+    save_model(result.model, tokenizer, args.out, overwrite=args.overwrite, extra={RESULT: result.to_dict()})
+    print(
+        f"{result.method}: {result.stopped}; {result.gradients} gradients, {result.seconds:.1f} s. "
+        f"New model: {args.out}"
+    )
