@@ -1,0 +1,98 @@
+"""Exit statuses and messages; and that help does not wait for PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from fastunlearn.cli import info as info_command
+from fastunlearn.cli import main as main_module
+from fastunlearn.errors import OutputError
+
+COMMANDS = ["info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "demo"]
+
+
+def failing(error):
+    def run(_args):
+        raise error
+
+    return run
+
+
+def test_help_names_every_command_and_imports_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from fastunlearn.cli.main import build_parser\n"
+        "print(build_parser().format_help())\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'numpy', 'tqdm'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    assert all(f"    {name}" in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(command, name):
+    status, out, _ = command(name, "--help")
+    assert status == 0 and out.startswith(f"usage: fastunlearn {name}") and "%" not in out
+
+
+def test_no_command_is_an_error(command):
+    status, _, err = command()
+    assert status == 2 and "COMMAND" in err
+
+
+def test_info(command):
+    status, out, _ = command("info")
+    assert status == 0 and out.startswith("Backends")
+    status, out, _ = command("info", "--json")
+    assert status == 0 and json.loads(out)["backends"]["reference"]["live"] is True
+
+
+def test_named_error_is_one_line_on_stderr_and_status_2(command, monkeypatch):
+    monkeypatch.setattr(info_command, "run", failing(OutputError("no space\nleft here")))
+    assert command("info") == (2, "", "fastunlearn: error: no space left here\n")
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "info"), ("info", "--debug")])
+def test_debug_shows_where_the_error_came_from(command, monkeypatch, arguments):
+    monkeypatch.setattr(info_command, "run", failing(OutputError("no space")))
+    with pytest.raises(OutputError):
+        command(*arguments)
+
+
+def test_other_exceptions_keep_their_traceback(command, monkeypatch):
+    monkeypatch.setattr(info_command, "run", failing(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError):
+        command("info")
+
+
+def test_ctrl_c_is_status_130_and_one_line(command, monkeypatch):
+    monkeypatch.setattr(info_command, "run", failing(KeyboardInterrupt()))
+    status, out, err = command("info")
+    assert (status, out) == (130, "") and err.strip().startswith("fastunlearn: stopped")
+
+
+def test_warnings_are_one_plain_line(command, monkeypatch):
+    monkeypatch.setattr(info_command, "run", lambda _args: warnings.warn("look\nout", stacklevel=1))
+    before = warnings.showwarning
+    assert command("info") == (0, "", "fastunlearn: warning: look out\n")
+    assert warnings.showwarning is before
+
+
+def test_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastunlearn.cli.main", "info"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 0 and err == b""
+
+
+def test_commands_are_the_documented_ones():
+    assert [module.NAME for module in main_module.COMMANDS] == COMMANDS
