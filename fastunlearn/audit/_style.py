@@ -51,9 +51,11 @@ thead th { font-weight: 600; vertical-align: bottom; background: var(--tint); }
 thead tr:first-child th { text-align: left; color: var(--soft); font-weight: 400;
   border-left: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-tbody th { font-weight: 400; min-width: 10.5rem; background: var(--paper); }
+tbody th { font-weight: 400; min-width: 9.8rem; background: var(--paper); }
 thead tr th:first-child { border-left: 0; }
 .results tbody th, .results thead th.who { position: sticky; left: 0; z-index: 1; }
+.results { font-size: .82rem; } .results th, .results td { padding: .38rem .38rem; }
+.hint { display: none; }
 .group { border-left: 1px solid var(--line); }
 .best > * { font-weight: 700; }
 .tag { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
@@ -71,7 +73,7 @@ dl.reading dt { font-weight: 600; margin-top: .7rem; } dl.reading dd { margin: 0
   body { padding: 1rem .8rem 2rem; }
   h1 { font-size: 1.4rem; } .verdict { font-size: 1.05rem; }
   .plot.wide { display: none; } .plot.narrow { display: block; }
-  tbody th { min-width: 8.5rem; max-width: 8.5rem; }
+  .results tbody th { min-width: 7.5rem; max-width: 7.5rem; } .hint { display: block; }
   dl.pairs { grid-template-columns: 1fr; gap: 0; } dl.pairs dd { margin-bottom: .4rem; }
 }
 @media print {

@@ -73,7 +73,7 @@ _COLUMNS = (
     _Column("Cost", "gradients", lambda item: f"{item['gradients']:,}".replace(",", "\u202f")),
     _Column("Cost", "time", lambda item: seconds_text(item["seconds"])),
     _Column("Cost", "peak memory", lambda item: bytes_text(item["peak_bytes"])),
-    _Column("Cost", "retained data used", lambda item: "yes" if item["uses_retain"] else "no"),
+    _Column("Cost", "uses retained", lambda item: "yes" if item["uses_retain"] else "no"),
 )
 
 

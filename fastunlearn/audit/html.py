@@ -135,7 +135,12 @@ def report_html(document: dict) -> str:
             ),
             make("p", verdict.text, class_="verdict"),
             _figure(document, verdict),
-            _section("Results", result_table(document, verdict), make("p", _words.TABLE, class_="note")),
+            _section(
+                "Results",
+                make("p", "The table moves sideways.", class_="note hint"),
+                result_table(document, verdict),
+                make("p", _words.TABLE, class_="note"),
+            ),
             _section("What was run", _pairs(document["settings"]), *_runs(document, verdict)),
             _section("Data", _pairs(document["data"])),
             _section("Model", _pairs(document["model"])),

@@ -98,6 +98,8 @@ def _titles(frame: _Frame, width: float) -> list[Element]:
     middle = (frame.left + frame.right) / 2
     up = "KL to retrained on retained data, nats" if frame.key == "kl_retain" else "Accuracy on retained data"
     better = "↓ closer to retraining" if frame.key == "kl_retain" else "↑ more is kept"
+    if width < 500 and frame.key == "kl_retain":
+        up, better = "KL to retrained, retained data", "↓ closer"
     return [
         make("text", f"{up} ({better})", x=8, y=16, class_="axis-title"),
         make(

@@ -44,17 +44,17 @@ def _compare(methods: dict, reached: list[str]) -> str:
     others = [name for name in reached if is_first_order(name, methods[name]) is not first]
     kind = "second-order" if first else "first-order"
     if not any(is_first_order(name, item) is not first for name, item in methods.items()):
-        return f"no {kind} method was run to compare with"
+        return f" (no {kind} method was run to compare with)"
     if not others:
-        return f"no {kind} method forgot that much"
+        return f" (no {kind} method forgot that much)"
     other, near = methods[others[0]], methods[best]["kl_retain"]
     far = other["kl_retain"]
     stated = f"{other['label']}, {kl_text(far)}"
     if near == far:
-        return f"as near as the best {kind} method ({stated})"
+        return f", as near as the best {kind} method ({stated})"
     if near == 0:
-        return f"the best {kind} method ({stated}) is not at 0"
-    return f"{_times(near, far)} times closer than the best {kind} method ({stated})"
+        return f", before the best {kind} method ({stated})"
+    return f", {_times(near, far)} times closer than the best {kind} method ({stated})"
 
 
 def judge(document: dict) -> Verdict:
@@ -101,10 +101,8 @@ def _sentence(document: dict, ranking: list[str], reached: list[str], limit: flo
             f"{share_text(original['forget_accuracy'])} to {share_text(item['forget_accuracy'])}{end}."
         )
     item = methods[comparable[0]]
-    among = (
-        f"Of the methods, {len(reached)} of {len(methods)} forgot enough {goal}; of these, " if goal else ""
-    )
+    among = f", among the {len(reached)} of {len(methods)} methods that forgot enough {goal}" if goal else ""
     return (
-        f"{among}{item['label']} came closest to retraining, at a KL of {kl_text(item['kl_retain'])} nats "
-        f"on retained data: {_compare(methods, comparable)}."
+        f"{item['label']} came closest to retraining: a KL of {kl_text(item['kl_retain'])} nats on retained "
+        f"data{_compare(methods, comparable)}{among}."
     )

@@ -1,0 +1,164 @@
+"""Exposure against brute-force scoring of every candidate, and the dictionary of measure."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from fastunlearn.audit.exposure import candidate_log_probs, exposure
+from fastunlearn.audit.measure import cache_reference, measure
+from fastunlearn.audit.scores import token_scores
+from fastunlearn.data.encode import encode
+from fastunlearn.data.people import Canary, generate_people
+from fastunlearn.data.records import Record
+from fastunlearn.data.tokenizer import train_tokenizer
+from fastunlearn.errors import InvalidInputError
+
+
+@pytest.fixture(scope="module")
+def people():
+    return generate_people(people=8, facts=2, forget_people=3, held_out_people=4, canaries=4, canary_digits=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(people):
+    return train_tokenizer(people.texts(), kind="words")
+
+
+@pytest.fixture
+def model(tiny_llama, tokenizer):
+    return tiny_llama(vocab_size=len(tokenizer))
+
+
+@pytest.fixture
+def sets(people, tokenizer):
+    return {name: encode(getattr(people, name), tokenizer, max_length=32)
+            for name in ("forget", "retain", "held_out")}  # fmt: skip
+
+
+def brute_force(model, tokenizer, canary, add_bos=True) -> torch.Tensor:
+    """Each candidate's log-probability, from a forward pass of its own."""
+    records = [Record(canary.record.prompt, candidate) for candidate in canary.candidates]
+    encoded = encode(records, tokenizer, max_length=32, add_bos=add_bos)
+    return torch.tensor(
+        [float(token_scores(model, [one], pad_token_id=0).log_prob.sum()) for one in encoded],
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize("kind", ["words", "bpe"])
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_exposure_equals_brute_force(tiny_llama, people, kind, add_bos):
+    tokenizer = train_tokenizer(people.texts(), kind=kind, vocab_size=400)
+    model = tiny_llama(vocab_size=len(tokenizer), max_position_embeddings=64)
+    for canary in people.canaries[:2]:
+        short = Canary(Record("code of", canary.secret), canary.secret, canary.candidates)
+        expected = brute_force(model, tokenizer, short, add_bos)
+        found = candidate_log_probs(model, tokenizer, short, batch_size=7, add_bos=add_bos)
+        torch.testing.assert_close(found, expected)
+        secret = expected[canary.candidates.index(canary.secret)]
+        rank = 1 + int((expected > secret).sum())
+        result = exposure(model, tokenizer, short, add_bos=add_bos)
+        assert (result.rank, result.candidates) == (rank, 100)
+        assert result.bits == pytest.approx(math.log2(100 / rank))
+
+
+def test_candidates_of_different_lengths(model, tokenizer):
+    candidates = [" 1", " 1 2", " 2 1 3", " 3"]
+    canary = Canary(Record("code", " 1 2"), " 1 2", candidates)
+    torch.testing.assert_close(
+        candidate_log_probs(model, tokenizer, canary), brute_force(model, tokenizer, canary)
+    )
+
+
+def test_one_thousand_candidates_share_their_prefixes(model, tokenizer):
+    canary = generate_people(people=4, facts=1, forget_people=1, canaries=1, held_out_people=0).canaries[0]
+    rows = []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    exposure(model, tokenizer, canary)
+    assert sum(rows) == 100
+
+
+def test_a_model_that_knows_nothing_gives_the_middle_rank(model, tokenizer, people):
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert exposure(model, tokenizer, people.canaries[0]).rank == 50.5
+
+
+def test_a_learnt_secret_is_exposed(model, tokenizer, people):
+    canary = people.canaries[0]
+    sample = encode([canary.record], tokenizer, max_length=32)[0]
+    before = exposure(model, tokenizer, canary).bits
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(input_ids=sample.input_ids[None], labels=sample.labels[None]).loss.backward()
+        optimizer.step()
+    assert exposure(model, tokenizer, canary).rank == 1
+    assert before < exposure(model, tokenizer, canary).bits == pytest.approx(math.log2(100))
+
+
+def test_bad_canaries(model, tokenizer, people):
+    record = people.canaries[0].record
+    with pytest.raises(InvalidInputError, match="not among"):
+        exposure(model, tokenizer, Canary(record, " 1", [" 2", " 3"]))
+    with pytest.raises(InvalidInputError, match="all different"):
+        exposure(model, tokenizer, Canary(record, " 1", [" 1", " 1"]))
+    with pytest.raises(InvalidInputError, match="same tokens"):
+        exposure(model, tokenizer, Canary(record, " zebra", [" zebra", " yak"]))
+
+
+def test_measure_is_complete_json_and_agrees_with_its_parts(model, tiny_llama, tokenizer, people, sets):
+    other = tiny_llama(vocab_size=len(tokenizer), seed=5)
+    arguments = {**sets, "canaries": people.canaries, "tokenizer": tokenizer, "resamples": 50}
+    result = measure(model, reference=other, **arguments)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    scores = token_scores(model, sets["retain"], pad_token_id=0)
+    assert result["retain"]["loss"] == scores.loss and result["retain"]["samples"] == len(sets["retain"])
+    assert [one["forgotten"] for one in result["exposure"]] == [True, True, False, False]
+    bits = [exposure(model, tokenizer, canary).bits for canary in people.canaries]
+    assert result["exposure_forget"] == pytest.approx(sum(bits[:2]) / 2)
+    assert result["exposure_retain"] == pytest.approx(sum(bits[2:]) / 2)
+    assert result["membership"]["low"] <= result["membership"]["auc"] <= result["membership"]["high"]
+    cached = cache_reference(other, **sets, pad_token_id=0, dtype=torch.float64)
+    again = measure(model, reference=cached, **arguments)
+    for name in sets:
+        assert 0 < again[f"kl_{name}"] == pytest.approx(result[f"kl_{name}"], rel=1e-9)
+
+
+def test_measure_of_the_reference_itself_is_zero(model, sets):
+    result = measure(model, **sets, reference=model, pad_token_id=0, resamples=10)
+    assert result["kl_forget"] == result["kl_retain"] == result["kl_held_out"] == 0
+
+
+def test_what_was_not_given_is_none(model, sets):
+    result = measure(model, forget=sets["forget"], pad_token_id=0)
+    assert all(
+        result[key] is None
+        for key in ("retain", "held_out", "kl_forget", "kl_retain", "exposure_forget", "membership")
+    )
+    assert result["exposure"] == []
+
+
+def test_a_huge_loss_has_no_perplexity(model, sets):
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1e5)
+    result = measure(model, forget=sets["forget"], pad_token_id=0)
+    assert result["forget"]["perplexity"] is None and result["forget"]["loss"] > 710
+
+
+def test_measure_refuses(model, sets, tokenizer, people):
+    with pytest.raises(InvalidInputError, match="pad_token_id"):
+        measure(model, **sets)
+    with pytest.raises(InvalidInputError, match="tokenizer"):
+        measure(model, **sets, pad_token_id=0, canaries=people.canaries)
+    with pytest.raises(InvalidInputError, match="lacks retain, held_out"):
+        cached = cache_reference(model, forget=sets["forget"], pad_token_id=0)
+        measure(model, **sets, pad_token_id=0, reference=cached)
+    with pytest.raises(InvalidInputError, match=r"canaries\[0\].*neither"):
+        measure(model, forget=sets["held_out"], tokenizer=tokenizer, canaries=people.canaries[:1])
