@@ -74,7 +74,7 @@ def test_other_exceptions_keep_their_traceback(command, monkeypatch):
 def test_ctrl_c_is_status_130_and_one_line(command, monkeypatch):
     monkeypatch.setattr(info_command, "run", failing(KeyboardInterrupt()))
     status, out, err = command("info")
-    assert (status, out) == (130, "") and err.strip().startswith("fastunlearn: stopped")
+    assert (status, out, err) == (130, "", "fastunlearn: stopped by Ctrl-C\n")
 
 
 def test_warnings_are_one_plain_line(command, monkeypatch):

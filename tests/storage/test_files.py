@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -26,28 +27,17 @@ def full_disk(request, monkeypatch):
         usage = shutil.disk_usage(os.curdir)._replace(free=10)
         monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage)
     elif request.param == "write":
-        opened = os.fdopen
+        write = Path.write_bytes
 
-        def fdopen(*args, **kwargs):
-            file = opened(*args, **kwargs)
-            file.close()  # a raw file whose write fails
-            return Broken()
+        def half(path, data):
+            write(path, data[: len(data) // 2])
+            no_space()
 
-        monkeypatch.setattr(module.os, "fdopen", fdopen)
+        monkeypatch.setattr(module.Path, "write_bytes", half)
     else:
         monkeypatch.setattr(module.os, request.param, no_space)
         if request.param == "replace":
             monkeypatch.setattr(module.os, "rename", no_space)
-
-
-class Broken:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    write = staticmethod(no_space)
 
 
 def test_text_is_written_as_it_is_and_parents_are_made(tmp_path):
