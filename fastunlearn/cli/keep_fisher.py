@@ -54,5 +54,5 @@ def run(args: argparse.Namespace) -> None:
     kept = keep_fisher(
         model, tokenizer, data, seed=args.seed, memory=args.memory, progress=progress(args), **options
     )
-    kept.save(args.out)
+    kept.save(args.out, overwrite=args.overwrite)
     print(f"Kept Fisher of {len(data)} records: {args.out}")

@@ -44,7 +44,7 @@ def calls(monkeypatch):
 
     def keep_fisher(model, tokenizer, data, **options):
         made.append(("keep_fisher", {"data": data, **options}))
-        return SimpleNamespace(save=lambda path: made.append(("save", path)))
+        return SimpleNamespace(save=lambda path, **how: made.append(("save", path, how)))
 
     methods = {
         "one": SimpleNamespace(uses_retain=True, summary="Does this."),
@@ -154,7 +154,7 @@ def test_keep_fisher_passes_only_what_is_given(command, calls, records, make_mod
     line = ("keep-fisher", "--model", make_model("m"), "--data", records["retain"], "--out", out, "--rank", 8)
     assert command(*line)[0] == 0
     (_, got), saved = calls
-    assert saved == ("save", str(out)) and len(got.pop("data")) == 4
+    assert saved == ("save", str(out), {"overwrite": False}) and len(got.pop("data")) == 4
     got.pop("progress")
     assert got == {"rank": 8, "seed": 0, "memory": "1GB"}
 
