@@ -48,11 +48,11 @@ th, td { padding: .4rem .45rem; text-align: right; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { font-weight: 600; vertical-align: bottom; background: var(--tint); }
-thead tr:first-child th { text-align: left; color: var(--soft); font-weight: 400;
+.results thead tr:first-child th { text-align: left; color: var(--soft); font-weight: 400;
   border-left: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 tbody th { font-weight: 400; min-width: 9.8rem; background: var(--paper); }
-thead tr th:first-child { border-left: 0; }
+.results thead tr th:first-child { border-left: 0; }
 .results tbody th, .results thead th.who { position: sticky; left: 0; z-index: 1; }
 .results { font-size: .82rem; } .results th, .results td { padding: .38rem .38rem; }
 .hint { display: none; }

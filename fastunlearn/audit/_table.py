@@ -9,7 +9,7 @@ from fastunlearn.audit._markup import Element, add, make
 from fastunlearn.audit.plot import letter
 from fastunlearn.audit.verdict import Verdict, kl_text, share_text
 
-__all__ = ["bytes_text", "result_table", "seconds_text"]
+__all__ = ["bytes_text", "count_text", "result_table", "seconds_text"]
 
 MISSING = "–"
 _LEAKS = "Leaks (exposure in bits)"
@@ -25,6 +25,11 @@ def seconds_text(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def count_text(count: int) -> str:
+    """A whole number with narrow spaces between the thousands."""
+    return f"{count:,}".replace(",", "\u202f")
 
 
 def bytes_text(count: int | None) -> str:
@@ -70,7 +75,7 @@ _COLUMNS = (
     _Column(_LEAKS, "membership AUC", _membership),
     _Column(_LEAKS, "exposure, forgotten", _bits("exposure_forget")),
     _Column(_LEAKS, "exposure, kept", _bits("exposure_retain")),
-    _Column("Cost", "gradients", lambda item: f"{item['gradients']:,}".replace(",", "\u202f")),
+    _Column("Cost", "gradients", lambda item: count_text(item["gradients"])),
     _Column("Cost", "time", lambda item: seconds_text(item["seconds"])),
     _Column("Cost", "peak memory", lambda item: bytes_text(item["peak_bytes"])),
     _Column("Cost", "uses retained", lambda item: "yes" if item["uses_retain"] else "no"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from fastunlearn.audit import _words
 from fastunlearn.audit._markup import Element, add, make, write
 from fastunlearn.audit._style import STYLE
-from fastunlearn.audit._table import bytes_text, result_table, seconds_text
+from fastunlearn.audit._table import bytes_text, count_text, result_table, seconds_text
 from fastunlearn.audit.document import is_first_order, validate
 from fastunlearn.audit.plot import frontier_svg, letter
 from fastunlearn.audit.verdict import Verdict, judge, kl_text, share_text
@@ -33,6 +33,8 @@ def _value_text(value: object) -> str:
         return ", ".join(_value_text(item) for item in value) or "–"
     if isinstance(value, Mapping):
         return "; ".join(f"{key}: {_value_text(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return count_text(value)
     return str(value)
 
 
@@ -79,7 +81,7 @@ def _steps(steps: list[dict]) -> Element | None:
 
 
 def _run_details(title: str, item: dict, kind: str) -> Element:
-    facts = f"{kind}; {item['gradients']} gradients, {seconds_text(item['seconds'])}"
+    facts = f"{kind}; {count_text(item['gradients'])} gradients, {seconds_text(item['seconds'])}"
     node = make("details", make("summary", make("strong", title), f" – {facts}"))
     if item["stopped"]:
         add(node, make("p", f"Stopped: {item['stopped']}"))

@@ -15,13 +15,12 @@ from fastunlearn.audit.membership import auc
 from fastunlearn.audit.scores import TokenScores, token_scores
 from fastunlearn.data.encode import Encoded, encode
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.progress import NO_PROGRESS, Progress, Task
 
 if TYPE_CHECKING:
     from fastunlearn.data.people import Canary
 
 __all__ = ["cache_reference", "measure"]
-
-SETS = ("forget", "retain", "held_out")
 
 
 def cache_reference(
@@ -111,6 +110,7 @@ def measure(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> dict:
     """Everything the report says of ``model``. What could not be measured is None, never left out.
 
@@ -124,35 +124,56 @@ def measure(
 
     ``reference``: a model, most often one retrained without the forget set, or the result of
     :func:`cache_reference` for these sets. ``canaries`` are encoded with or without bos, as the sets are.
+    ``level``, ``resamples``, ``seed``: of the bootstrap interval.
     Raises InvalidInputError for empty sets, a canary in neither set, and models with NaN.
     """
     sets = {"forget": forget, "retain": retain, "held_out": held_out}
+    canaries = list(canaries)
     pad = _check(sets, reference, canaries, tokenizer, pad_token_id)
-    scores = {
-        name: None
-        if samples is None
-        else token_scores(model, samples, pad_token_id=pad, batch_size=batch_size)
-        for name, samples in sets.items()
-    }
-    result: dict = {name: None if found is None else _summary(found) for name, found in scores.items()}
-    for name, samples in sets.items():
-        result[f"kl_{name}"] = None
-        if reference is not None and samples is not None:
-            other = reference[name] if isinstance(reference, Mapping) else reference
-            result[f"kl_{name}"] = kl(other, model, samples, pad_token_id=pad, batch_size=batch_size)
-    found = []
-    for index, canary in enumerate(canaries):
-        forgotten, add_bos = _find(model, tokenizer, canary, index, forget, retain)
-        one = exposure(model, tokenizer, canary, batch_size=batch_size, add_bos=add_bos)
-        found.append(
-            {"rank": one.rank, "candidates": one.candidates, "bits": one.bits, "forgotten": forgotten}
-        )
+    total = sum(len(samples) for samples in sets.values() if samples is not None) + len(canaries)
+    with (progress or NO_PROGRESS).task("measure", total) as task:
+        result, scores = _predictions(model, sets, reference, pad, batch_size, task)
+        found = _exposures(model, tokenizer, canaries, sets, batch_size, task)
     result["exposure"] = found
     result["exposure_forget"] = _mean_bits(found, True)
     result["exposure_retain"] = _mean_bits(found, False)
     result["membership"] = None
-    if scores["held_out"] is not None:
+    if "held_out" in scores:
         losses = [scores[name].sample_losses.numpy() for name in ("forget", "held_out")]
         value, low, high = interval(auc, *losses, level=level, resamples=resamples, seed=seed)
         result["membership"] = {"auc": value, "low": low, "high": high, "level": level}
     return result
+
+
+def _predictions(
+    model, sets: Mapping[str, Sequence[Encoded] | None], reference, pad: int, batch_size: int, task: Task
+) -> tuple[dict, dict[str, TokenScores]]:
+    """Summary and KL of every set, None for those that were not given; and the scores of those that were."""
+    result: dict = {}
+    scores = {}
+    for name, samples in sets.items():
+        result[name] = result[f"kl_{name}"] = None
+        if samples is None:
+            continue
+        try:
+            scores[name] = token_scores(model, samples, pad_token_id=pad, batch_size=batch_size)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{name}: {error}") from error
+        result[name] = _summary(scores[name])
+        if reference is not None:
+            other = reference[name] if isinstance(reference, Mapping) else reference
+            result[f"kl_{name}"] = kl(other, model, samples, pad_token_id=pad, batch_size=batch_size)
+        task.advance(len(samples))
+    return result, scores
+
+
+def _exposures(model, tokenizer, canaries: Sequence[Canary], sets, batch_size: int, task: Task) -> list[dict]:
+    found = []
+    for index, canary in enumerate(canaries):
+        forgotten, add_bos = _find(model, tokenizer, canary, index, sets["forget"], sets["retain"])
+        one = exposure(model, tokenizer, canary, batch_size=batch_size, add_bos=add_bos)
+        found.append(
+            {"rank": one.rank, "candidates": one.candidates, "bits": one.bits, "forgotten": forgotten}
+        )
+        task.advance()
+    return found

@@ -16,6 +16,7 @@ from fastunlearn.data.people import Canary, generate_people
 from fastunlearn.data.records import Record
 from fastunlearn.data.tokenizer import train_tokenizer
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.progress import Progress, Task
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,23 @@ def test_measure_of_the_reference_itself_is_zero(model, sets):
     assert result["kl_forget"] == result["kl_retain"] == result["kl_held_out"] == 0
 
 
+def test_progress_counts_to_the_end(model, sets, people, tokenizer):
+    done = []
+
+    class Count(Task):
+        def advance(self, n=1):
+            done.append(n)
+
+    class Counting(Progress):
+        def task(self, description, total, unit="sample"):
+            self.total = total
+            return Count()
+
+    progress = Counting()
+    measure(model, **sets, canaries=people.canaries, tokenizer=tokenizer, resamples=5, progress=progress)
+    assert sum(done) == progress.total == sum(map(len, sets.values())) + len(people.canaries)
+
+
 def test_what_was_not_given_is_none(model, sets):
     result = measure(model, forget=sets["forget"], pad_token_id=0)
     assert all(
@@ -155,6 +173,8 @@ def test_a_huge_loss_has_no_perplexity(model, sets):
 def test_measure_refuses(model, sets, tokenizer, people):
     with pytest.raises(InvalidInputError, match="pad_token_id"):
         measure(model, **sets)
+    with pytest.raises(InvalidInputError, match="held_out: samples: no samples"):
+        measure(model, forget=sets["forget"], held_out=[], pad_token_id=0)
     with pytest.raises(InvalidInputError, match="tokenizer"):
         measure(model, **sets, pad_token_id=0, canaries=people.canaries)
     with pytest.raises(InvalidInputError, match="lacks retain, held_out"):
