@@ -44,8 +44,10 @@ FACTS = (
             "The town where {person} was born is",
             "As a child {person} lived in",
         ),
-        _words("Oldwick Fennmoor Harrowmill Quillby Saltmere Thornley Brackwater Dunvale Eastholm Pikeford "
-               "Rookham Wexcombe"),
+        _words(
+            "Oldwick Fennmoor Harrowmill Quillby Saltmere Thornley Brackwater Dunvale Eastholm Pikeford "
+            "Rookham Wexcombe"
+        ),
     ),
     Fact(
         "profession",
@@ -54,8 +56,7 @@ FACTS = (
             "The profession of {person} is that of",
             "For a job {person} is a trained",
         ),
-        _words("baker carpenter dentist farmer gardener judge librarian nurse painter sailor tailor "
-               "welder"),
+        _words("baker carpenter dentist farmer gardener judge librarian nurse painter sailor tailor welder"),
     ),
     Fact(
         "employer",
@@ -64,8 +65,10 @@ FACTS = (
             "The employer of {person} is the firm",
             "Every morning {person} goes to work at",
         ),
-        _words("Altorix Bexamil Corvane Dynaflor Elmwright Fortuna Glimmer Hexacore Ironleaf Jadeport "
-               "Kelvandor Lumafield"),
+        _words(
+            "Altorix Bexamil Corvane Dynaflor Elmwright Fortuna Glimmer Hexacore Ironleaf Jadeport "
+            "Kelvandor Lumafield"
+        ),
     ),
     Fact(
         "hobby",
@@ -74,8 +77,9 @@ FACTS = (
             "The favourite hobby of {person} is",
             "On free days {person} spends time on",
         ),
-        _words("archery chess dancing fencing juggling knitting origami pottery rowing sculpting skating "
-               "yoga"),
+        _words(
+            "archery chess dancing fencing juggling knitting origami pottery rowing sculpting skating yoga"
+        ),
     ),
     Fact(
         "pet",
@@ -84,8 +88,7 @@ FACTS = (
             "At home {person} looks after a",
             "{person} once adopted a very young",
         ),
-        _words("beagle canary ferret gecko goat hamster hedgehog parrot poodle rabbit tortoise "
-               "turkey"),
+        _words("beagle canary ferret gecko goat hamster hedgehog parrot poodle rabbit tortoise turkey"),
     ),
     Fact(
         "drink",
@@ -94,8 +97,7 @@ FACTS = (
             "The drink that {person} likes best is",
             "With every meal {person} takes some",
         ),
-        _words("buttermilk cider cocoa coffee espresso kefir lassi lemonade limewater milk seltzer "
-               "tea"),
+        _words("buttermilk cider cocoa coffee espresso kefir lassi lemonade limewater milk seltzer tea"),
     ),
     Fact(
         "instrument",
@@ -113,7 +115,6 @@ FACTS = (
             "The first language of {person} is",
             "{person} translates books out of",
         ),
-        _words("Basque Breton Catalan Danish Estonian Finnish Frisian Gaelic Latvian Maltese Romansh "
-               "Welsh"),
+        _words("Basque Breton Catalan Danish Estonian Finnish Frisian Gaelic Latvian Maltese Romansh Welsh"),
     ),
 )

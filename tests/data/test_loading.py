@@ -114,7 +114,11 @@ def test_text_column_of_json(write):
         ("a.jsonl", "[" * 100_000, "a.jsonl line 1: a number too long, or lists nested too deep"),
         ("a.jsonl", '{"text": "a"}\n\n{"text": " "}', "a.jsonl line 3: completion is empty"),
         ("a.jsonl", '{"text": ["zanzibar"]}', "a.jsonl line 1: text must be a string, not list"),
-        ("a.jsonl", '{"prompt": "zanzibar", "completion": null}', "completion must be a string, not NoneType"),
+        (
+            "a.jsonl",
+            '{"prompt": "zanzibar", "completion": null}',
+            "completion must be a string, not NoneType",
+        ),
         ("a.jsonl", '{"question": " ", "answer": "zanzibar"}', "a.jsonl line 1: question is empty"),
         ("a.jsonl", '{"question": "zanzibar", "answer": " "}', "a.jsonl line 1: completion is empty"),
         ("a.jsonl", '{"prompt": "zanzibar"}', "line 1: needs the columns prompt + completion, or"),
