@@ -31,16 +31,16 @@ class Linear:
 
 @dataclass(frozen=True)
 class Log:
-    """Maps whole decades to pixels; what lies below the lowest one (0 as well) falls on ``floor``."""
+    """Maps 10**``low``..10**``high`` to pixels; what lies below (0 as well) falls on ``floor``."""
 
-    low: int
-    high: int
+    low: float
+    high: float
     start: float
     end: float
     floor: float
 
     def __call__(self, value: float) -> float:
-        if value < 10.0**self.low:
+        if value < 10.0**self.low * (1 - 1e-9):
             return self.floor
         share = (math.log10(value) - self.low) / (self.high - self.low)
         return self.start + min(1.0, share) * (self.end - self.start)
@@ -48,8 +48,9 @@ class Log:
     def ticks(self) -> list[float]:
         """The powers of ten; with few decades also 2 and 5 times them."""
         factors = (1, 2, 5) if self.high - self.low <= 2 else (1,)
-        values = [factor * 10.0**power for power in range(self.low, self.high + 1) for factor in factors]
-        return [value for value in values if value <= 10.0**self.high]
+        powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+        values = [factor * 10.0**power for power in powers for factor in factors]
+        return [value for value in values if self.low - 1e-9 <= math.log10(value) <= self.high + 1e-9]
 
 
 def linear(values: Sequence[float], start: float, end: float, *, step: float = 0.1) -> Linear:
@@ -62,8 +63,17 @@ def linear(values: Sequence[float], start: float, end: float, *, step: float = 0
 
 
 def log(values: Sequence[float], start: float, end: float, floor: float) -> Log:
-    """A range of whole decades around the positive ones of ``values``, at most six."""
+    """A range around the positive ones of ``values``: whole decades, at most six; where it is two decades
+    or less, it begins and ends at 1, 2 or 5 times a power of ten."""
     positive = [value for value in values if value > 0] or [1.0]
-    high = math.ceil(math.log10(max(positive)) - 1e-9)
-    low = max(math.floor(math.log10(min(positive)) + 1e-9), high - DECADES)
-    return Log(low if low < high else high - 1, high, start, end, floor)
+    least, most = math.log10(min(positive)), math.log10(max(positive))
+    high = math.ceil(most - 1e-9)
+    low = max(math.floor(least + 1e-9), high - DECADES)
+    if low == high:
+        low -= 1
+    if high - low <= 2:
+        ends = [power + math.log10(factor) for power in range(low, high + 1) for factor in (1, 2, 5)]
+        first = max((one for one in ends if one <= least + 1e-9), default=ends[0])
+        last = min(one for one in ends if one >= most - 1e-9 and one > first + 1e-9)
+        return Log(first, last, start, end, floor)
+    return Log(low, high, start, end, floor)

@@ -84,7 +84,8 @@ dl.reading dt { font-weight: 600; margin-top: .7rem; } dl.reading dd { margin: 0
   .plot.wide { display: block; max-height: 150mm; } .plot.narrow { display: none; }
   figure, tr, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; border: 0; } table { font-size: 8pt; } th, td { padding: .2rem .3rem; }
-  tbody th { min-width: 0; }
+  .results { font-size: 7.5pt; } .results th, .results td { padding: .2rem .25rem; }
+  .results tbody th { min-width: 6rem; }
   details { border: 0; padding: 0; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }

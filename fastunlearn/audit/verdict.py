@@ -54,6 +54,8 @@ def _compare(methods: dict, reached: list[str]) -> str:
         return f", as near as the best {kind} method ({stated})"
     if near == 0:
         return f", before the best {kind} method ({stated})"
+    if far / near < 1.05:
+        return f", hardly closer than the best {kind} method ({stated})"
     return f", {_times(near, far)} times closer than the best {kind} method ({stated})"
 
 

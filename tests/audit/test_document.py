@@ -112,6 +112,11 @@ def test_verdict_changes_with_the_numbers(document):
     assert len(wide.reached) == 8 and "1.1 times closer than the best first-order method (Fine" in wide.text
 
 
+def test_verdict_makes_nothing_of_a_hair(document):
+    near = judge(change(document, "methods/npo/kl_retain", 0.0175))
+    assert ", hardly closer than the best first-order method" in near.text
+
+
 def test_verdict_when_none_forgot(document):
     verdict = judge(change(document, "settings/target_forget_accuracy", 0.0))
     assert verdict.reached == ["gradient-ascent"]

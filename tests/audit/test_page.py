@@ -141,7 +141,9 @@ def test_forgetting_goes_right_and_nearer_is_lower():
     assert up(0.1) - up(1.0) == pytest.approx(up(0.01) - up(0.1))
     tiny = log([1e-12, 1.0], 300, 40, 330)
     assert tiny.low == -6 and tiny(1e-12) == 330
-    assert log([0.0], 300, 40, 330).ticks() == pytest.approx([0.1, 0.2, 0.5, 1.0])
+    assert log([0.0], 300, 40, 330).ticks() == pytest.approx([1.0, 2.0])
+    assert log([0.0165, 0.021], 300, 40, 330).ticks() == pytest.approx([0.01, 0.02, 0.05])
+    assert log([0.1, 1.0], 300, 40, 330)(0.1) == pytest.approx(300)
     assert linear([0.5], 0, 1).ticks(0.1) == pytest.approx([0.4, 0.5, 0.6])
 
 
