@@ -58,8 +58,8 @@ tbody th { font-weight: 400; min-width: 9.8rem; background: var(--paper); }
 .hint { display: none; }
 .group { border-left: 1px solid var(--line); }
 .best > * { font-weight: 700; }
-.tag { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; }
-.sub { display: block; color: var(--soft); font-weight: 400; font-size: .8rem; white-space: nowrap; }
+.tag { display: block; color: var(--soft); font-weight: 400; font-size: .93em; }
+.sub { display: block; color: var(--soft); font-weight: 400; font-size: .93em; white-space: nowrap; }
 td { white-space: nowrap; }
 tr.base > * { background: var(--tint); }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; padding: 0 .8rem; }
