@@ -73,6 +73,14 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_random_state(tiny_g
     assert not torch.equal(run(6), first)
 
 
+def test_dropout_is_on_while_training(tiny_gpt2, samples):
+    dropped, plain = (
+        train(tiny_gpt2(resid_pdrop=p), samples, steps=1, batch_size=20, seed=0, pad_token_id=0).losses[0]
+        for p in (0.5, 0.0)
+    )
+    assert dropped != plain
+
+
 def test_padding_changes_nothing(tiny_llama, samples):
     """One batch of records of all lengths has the loss of each record on its own, averaged."""
     model = tiny_llama()

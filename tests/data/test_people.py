@@ -44,6 +44,12 @@ def test_every_person_has_a_last_name_of_their_own():
     assert set(facts.values()) == {6}
 
 
+def test_last_names_stay_unique_where_many_are_drawn():
+    """Of 3000 draws some thirty would be of a name that is taken."""
+    many = generate_people(2500, 1, held_out_people=500, canaries=0)
+    assert len(set(last_names(many.forget + many.retain + many.held_out))) == 3000
+
+
 def test_no_record_is_in_two_sets():
     everything = DEFAULT.forget + DEFAULT.retain + DEFAULT.held_out
     digests = Counter(record.digest() for record in everything)
