@@ -232,15 +232,18 @@ class SampleGradients:
         self.losses = torch.cat(sums)
         return dict(zip(self.parameters, total, strict=True))
 
-    def dot(self, vectors: dict[str, Tensor]) -> Tensor:
-        """``G V``: (m, k) float64 for k vectors given by parameter as (k, *shape)."""
-        result = None
+    def dot(self, vectors: dict[str, Tensor], block_of: dict[str, int] | None = None) -> Tensor:
+        """``G V`` for k vectors given by parameter as (k, *shape): (m, k) float64, or (blocks, m, k), the
+        parts of the sum by block, with ``block_of`` giving each parameter's block."""
+        columns = next(iter(vectors.values())).shape[0]
+        blocks = 1 if block_of is None else 1 + max(block_of.values())
+        result = torch.zeros(blocks, len(self), columns, dtype=torch.float64, device=self.device)
         for name, sources in self.passes():
             v = vectors[name].flatten(1)
             for where, tile in tiles(sources, len(self), self.parameters[name].shape, self.memory_bytes // 4):
-                part = (tile @ v[:, where].to(tile.dtype).T).double()
-                result = part if result is None else result + part
-        return result
+                part = tile @ v[:, where].to(tile.dtype).T
+                result[0 if block_of is None else block_of[name]] += part.double()
+        return result[0] if block_of is None else result
 
     def combine(self, weights: Tensor) -> dict[str, Tensor]:
         """``W G`` by parameter as (k, *shape), for k rows of sample weights W (k, m): ``weighted_gradient`` k times

@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError, OutputError
 
-__all__ = ["refuse_existing", "staged_folder", "write_json", "write_text"]
+__all__ = ["refuse_existing", "staged_file", "staged_folder", "write_json", "write_tensors", "write_text"]
 
 _MARGIN = 1 << 20  # bytes asked for above the content: directory entries, journals
 _OLD = ".old"
@@ -100,32 +102,50 @@ def _default_mode(mode: int) -> int:
     return mode & ~umask
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes ``text`` (UTF-8, newlines as they are) to ``path``, in one step: readers see the old file or the
-    new.
+@contextlib.contextmanager
+def staged_file(path: str | os.PathLike, *, needed: int = 0) -> Iterator[Path]:
+    """A temporary sibling file to write; it replaces ``path`` when the block ends without an exception.
 
-    An existing file is replaced, its permission bits kept; parent folders are made. Raises OutputError (no
-    space, no permission, a folder in the place): ``path`` and its neighbours are then as they were.
+    ``needed``: bytes that must be free before anything is written. An existing file's permission bits are kept;
+    parent folders are made. Raises OutputError (no space, no permission, a folder in the place): ``path`` and
+    its neighbours are then as they were.
     """
     target = Path(os.path.realpath(path))
-    data = text.encode("utf-8")
     with _writing(target):
         if target.is_dir():
             raise OutputError(f"{path} is a folder; a file name is needed")
-        check_free_space(target.parent, len(data))
+        check_free_space(target.parent, needed)
         mode = target.stat().st_mode & 0o7777 if target.exists() else _default_mode(0o666)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        os.close(descriptor)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield Path(name)
+            _fsync(Path(name))
             os.chmod(name, mode)
             os.replace(name, target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         _fsync_after_rename(target.parent)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes ``text`` (UTF-8, newlines as they are) to ``path``, in one step: readers see the old file or the
+    new. Raises OutputError as :func:`staged_file`."""
+    data = text.encode("utf-8")
+    with staged_file(path, needed=len(data)) as file:
+        file.write_bytes(data)
+
+
+def write_tensors(
+    path: str | os.PathLike, tensors: dict[str, Tensor], metadata: dict[str, str], *, overwrite: bool = False
+) -> None:
+    """Writes one safetensors file, whole or not at all. Raises OutputError as :func:`staged_file`, and where
+    ``path`` is there already (unless ``overwrite``)."""
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{path} is there already: choose another name, or allow overwriting")
+    with staged_file(path, needed=sum(t.numel() * t.element_size() for t in tensors.values())) as file:
+        save_file(tensors, file, metadata=metadata)
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
