@@ -10,7 +10,7 @@ with enough memory one pass serves all three, otherwise there is one pass per gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ class SampleGradients:
     that require a gradient. ``memory``: for kept factors, in bytes or as "1GB" (a batch's own activations come
     on top). ``plan``: one made before for the same model and parameters, to save the trial of the rules.
 
-    The weights must not change while this object is in use. ``evaluations`` counts per-sample gradients spent.
+    The weights must not change while this object is in use, except after all factors are kept (``passes`` with
+    enough memory). ``evaluations`` counts per-sample gradients spent; ``spend(n)`` is called with each n of them.
     Raises InvalidInputError for no samples, an unknown kind, or a gradient that is not finite.
     """
 
@@ -59,6 +60,7 @@ class SampleGradients:
         plan: CapturePlan | None = None,
         progress: Progress | None = None,
         label: str = "samples",
+        spend: Callable[[int], None] | None = None,
     ):
         if not len(samples):
             raise InvalidInputError("samples is empty: give at least one sample to take gradients of")
@@ -78,6 +80,7 @@ class SampleGradients:
         self.samples = samples
         self.losses: Tensor | None = None  # (m,) float64, known after the first pass
         self.evaluations = 0
+        self._spend_elsewhere = spend
         self._kept: dict[str, list[Source]] | None = None
 
     def __len__(self) -> int:
@@ -137,7 +140,7 @@ class SampleGradients:
                     batch_size=self.batch_size, on_batch=task.advance,
                 )  # fmt: skip
             found, self.losses = captured.sources, captured.losses
-            self.evaluations += len(self)
+            self._spend()
         generic = [name for name in names if name not in self.plan.uses]
         if generic:
             found |= self._one_by_one(generic)
@@ -146,6 +149,11 @@ class SampleGradients:
         if keep:
             self._kept = found
         return found
+
+    def _spend(self) -> None:
+        self.evaluations += len(self)
+        if self._spend_elsewhere is not None:
+            self._spend_elsewhere(len(self))
 
     def _check(self, found: dict[str, list[Source]]) -> None:
         for name, sources in found.items():
@@ -174,7 +182,7 @@ class SampleGradients:
                     row[i] = 0 if gradient is None else gradient.flatten()
                 sums.append(loss.detach().double())
                 task.advance(1)
-        self.evaluations += len(self)
+        self._spend()
         self.losses = torch.stack(sums)
         return {name: [RowsSource(row)] for name, row in zip(names, rows, strict=True)}
 
@@ -228,7 +236,7 @@ class SampleGradients:
                 sums.append(torch.zeros(len(part), dtype=torch.float64, device=losses.device))
                 sums[-1].index_add_(0, found.sample, losses.detach().double())
                 task.advance(len(part))
-        self.evaluations += len(self)
+        self._spend()
         self.losses = torch.cat(sums)
         return dict(zip(self.parameters, total, strict=True))
 

@@ -100,6 +100,13 @@ class KeptFisher:
         """``F^-1 v``, by parameter; v in the parameters' shapes."""
         return self.power(-1.0, v)
 
+    def metric(self, gram: Tensor, products: Tensor) -> Tensor:
+        """``J F^-1 J^T`` (n, n) for other gradients J: ``gram`` = J J^T (n, n), ``products`` = J U (n, r)."""
+        s, q = torch.linalg.eigh(self.core)
+        seen = products @ q
+        share = s.clamp_min(0) / (s.clamp_min(0) + self.samples * self.damping)
+        return (gram - (seen * share) @ seen.T) / self.damping
+
     def power(self, p: float, v: dict[str, Tensor], floor: float = 0.0) -> dict[str, Tensor]:
         """``F^p v``; eigenvalues of F below ``floor`` count as ``floor``."""
         s, q = torch.linalg.eigh(self.core)

@@ -73,15 +73,15 @@ class LowRankFisher:
         self._factor = cholesky(damped, "the damped Fisher", f"raise damping (it is {self.damping:g})")
         self._eigen: tuple[Tensor, Tensor] | None = None
 
-    def _inverse(self, right: Tensor) -> Tensor:
-        """``(m damping I + K)^-1 right`` by block; right (m, k) or (blocks, m, k)."""
+    def inverse(self, right: Tensor) -> Tensor:
+        """``(m damping I + K)^-1 right`` by block, float64; right (m, k) or (blocks, m, k)."""
         return torch.cholesky_solve(right.to(self._factor).expand(len(self.blocks), -1, -1), self._factor)
 
     def sample_weights(self, c: Tensor) -> Tensor:
         """Weights w (blocks, m) with ``F^-1 G^T c = G^T w`` (push-through); c (m,)."""
         if c.shape != (self.samples,):
             raise InvalidInputError(f"c has shape {tuple(c.shape)}; it must be ({self.samples},): one per sample")
-        return self.samples * self._inverse(c[:, None])[..., 0]
+        return self.samples * self.inverse(c[:, None])[..., 0]
 
     def solve_samples(self, c: Tensor) -> dict[str, Tensor]:
         """``F^-1 G^T c``: the solve for a right-hand side that is a sum of the samples' own gradients."""
@@ -95,12 +95,12 @@ class LowRankFisher:
         """
         c = c.to(cross)
         right = cross @ (c[:, None] if c.dim() == 1 else c[..., None])
-        return -self._inverse(right)[..., 0] / self.damping, c / self.damping
+        return -self.inverse(right)[..., 0] / self.damping, c / self.damping
 
     def solve(self, v: dict[str, Tensor]) -> dict[str, Tensor]:
         """``F^-1 v`` by Woodbury. Loses digits as damping falls; prefer :meth:`solve_samples` where v = G^T c."""
         products = self._products(v)
-        pulled = self.gradients.weighted_gradient(self._inverse(products)[..., 0], self.blocks.of)
+        pulled = self.gradients.weighted_gradient(self.inverse(products)[..., 0], self.blocks.of)
         return {name: (v[name] - pulled[name]) / self.damping for name in pulled}
 
     def _products(self, v: dict[str, Tensor]) -> Tensor:

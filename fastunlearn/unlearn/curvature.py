@@ -1,0 +1,142 @@
+"""The Fisher that a step is shaped by, linearised at the model's present weights.
+
+Either of retained records, taken afresh at every step, or one kept from training time and down-dated once. Both
+give ``F^-1 J^T c`` and ``J F^-1 J^T`` for the gradients J of the forget records.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastunlearn.data.encode import Encoded
+from fastunlearn.operators.blocks import make_blocks
+from fastunlearn.operators.gram import gram_blocks
+from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
+from fastunlearn.operators.plan import CapturePlan, make_plan
+from fastunlearn.operators.sample_gradients import SampleGradients
+from fastunlearn.solve.kept_fisher import KeptFisher
+from fastunlearn.solve.low_rank_fisher import LowRankFisher
+
+from .request import Request
+
+__all__ = ["Curvature", "KeptCurvature", "RetainCurvature"]
+
+Vector = dict[str, Tensor]
+
+
+class Curvature(Protocol):
+    """F at the weights at which it was made."""
+
+    def solve_forget(self, c: Tensor) -> Vector:
+        """``F^-1 J^T c``; c (n,), one weight per forget record."""
+
+    def forget_metric(self) -> Tensor:
+        """``J F^-1 J^T`` (n, n) float64: how the forget losses answer to each other's pull."""
+
+    def power(self, p: float, v: Vector, floor: float) -> Vector:
+        """``F^p v``, eigenvalues below ``floor`` counted as ``floor``."""
+
+
+class _Sides:
+    """Per-sample gradients of the request's records; the plan of capture is made once for all steps."""
+
+    def __init__(self, request: Request):
+        self._request = request
+        self._plan: CapturePlan | None = None
+
+    def gradients(self, samples: list[Encoded], loss: TokenLoss, label: str, **options) -> SampleGradients:
+        request = self._request
+        if self._plan is None:
+            self._plan = make_plan(request.model, request.parameters, samples, pad_token_id=request.pad_token_id)
+        return SampleGradients(
+            request.model, samples, pad_token_id=request.pad_token_id, plan=self._plan, loss=loss, label=label,
+            batch_size=request.batch_size, memory=request.memory_bytes, progress=request.progress,
+            spend=request.spend, **options,
+        )  # fmt: skip
+
+
+class RetainCurvature:
+    """Makes the Fisher of retained records: ``fisher_samples`` of them drawn anew at each step, or all (None)."""
+
+    def __init__(self, request: Request, *, damping: float, blocks: str, kind: str, fisher_samples: int | None):
+        self._request, self._sides = request, _Sides(request)
+        self._damping, self._kind, self._size = damping, kind, fisher_samples
+        self._blocks = make_blocks(list(request.parameters), blocks)
+
+    def _draw(self, step: int) -> list[Encoded]:
+        retain = self._request.retain
+        if self._size is None or self._size >= len(retain):
+            return retain
+        generator = torch.Generator().manual_seed(self._request.seed * 1_000_003 + step)
+        return [retain[i] for i in torch.randperm(len(retain), generator=generator)[: self._size].tolist()]
+
+    def at(self, step: int, pull: TokenLoss) -> _RetainFisher:
+        """F and J at the present weights; J are the gradients of ``pull`` on the forget records."""
+        seed = self._request.seed * 1_000_003 + step
+        retained = self._sides.gradients(
+            self._draw(step), negative_log_likelihood, "retained records", kind=self._kind, seed=seed
+        )
+        forget = self._sides.gradients(self._request.forget, pull, "forget records")
+        return _RetainFisher(retained, forget, self._damping, self._blocks)
+
+
+class _RetainFisher:
+    def __init__(self, retained: SampleGradients, forget: SampleGradients, damping: float, blocks):
+        self.retained, self.forget = retained, forget
+        grams = gram_blocks([retained, forget], [(0, 0), (0, 1), (1, 1)], blocks)
+        self.fisher = LowRankFisher(retained, damping, blocks=blocks, gram=grams[0, 0])
+        self._cross, self._own = grams[0, 1], grams[1, 1]
+
+    def solve_forget(self, c: Tensor) -> Vector:
+        on_retained, on_forget = self.fisher.outside_weights(self._cross, c)
+        found = self.retained.weighted_gradient(on_retained, self.fisher.blocks.of)
+        other = self.forget.weighted_gradient(on_forget)
+        return {name: found[name] + other[name] for name in found}
+
+    def forget_metric(self) -> Tensor:
+        inner = self.fisher.inverse(self._cross)
+        return ((self._own - self._cross.mT @ inner) / self.fisher.damping).sum(0)
+
+    def power(self, p: float, v: Vector, floor: float) -> Vector:
+        return self.fisher.power(p, v, floor)
+
+    @property
+    def forget_losses(self) -> Tensor:
+        return self.forget.losses
+
+
+class KeptCurvature:
+    """Makes curvature from a kept Fisher, with the forget records' own part taken out; needs no retained data."""
+
+    def __init__(self, request: Request, kept: KeptFisher):
+        self._request, self._sides = request, _Sides(request)
+        kept.check_model(request.parameters)
+        own = self._sides.gradients(request.forget, negative_log_likelihood, "forget records")
+        self.kept = kept.remove(own)
+
+    def at(self, step: int, pull: TokenLoss) -> _KeptFisher:
+        forget = self._sides.gradients(self._request.forget, pull, "forget records")
+        return _KeptFisher(self.kept, forget)
+
+
+class _KeptFisher:
+    def __init__(self, kept: KeptFisher, forget: SampleGradients):
+        self.kept, self.forget = kept, forget
+        names = list(forget.parameters)
+        self._own = gram_blocks([forget], [(0, 0)], make_blocks(names, "model"))[0, 0][0]
+
+    def solve_forget(self, c: Tensor) -> Vector:
+        return self.kept.solve(self.forget.weighted_gradient(c))
+
+    def forget_metric(self) -> Tensor:
+        return self.kept.metric(self._own, self.forget.dot(self.kept.vectors))
+
+    def power(self, p: float, v: Vector, floor: float) -> Vector:
+        return self.kept.power(p, v, floor)
+
+    @property
+    def forget_losses(self) -> Tensor:
+        return self.forget.losses

@@ -1,0 +1,69 @@
+"""The guard of a step: a line search on a KL budget, and a step cut short where enough is forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastunlearn.errors import InvalidInputError
+
+from .monitor import Monitor
+from .snapshot import Snapshot
+
+__all__ = ["Move", "guarded_move"]
+
+HALVINGS = 5
+BISECTIONS = 4
+
+
+@dataclass
+class Move:
+    """``scale``: the share of the proposed step that was taken (0: none). ``drift``: KL on the probe after it."""
+
+    scale: float
+    drift: float | None
+
+
+def _is_finite(step: dict[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in step.values())
+
+
+def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None) -> Move:
+    """Moves the model by the largest of step, step/2, ..., step/32 that keeps the drift within ``budget`` nats.
+
+    Where that reaches the target forgetting, the move is shortened (bisection) to about the least that reaches
+    it: further pushing would only do harm. The model is where it was if no scale will do. None: no budget.
+    Raises InvalidInputError where the step is not finite.
+    """
+    if not _is_finite(step):
+        raise InvalidInputError("the step holds NaN or infinity: raise damping, or use float32 weights")
+    start = Snapshot(monitor.request.parameters)
+    scale = 1.0
+    for _ in range(HALVINGS + 1):
+        start.move(step, scale)
+        drift = monitor.drift()
+        if budget is None or drift is None or drift <= budget:
+            break
+        scale /= 2
+    else:
+        start.restore()
+        return Move(0.0, monitor.drift())
+    if monitor.forgetting()[0] <= monitor.target:
+        scale = _least_enough(monitor, start, step, scale)
+    return Move(scale, monitor.drift())
+
+
+def _least_enough(monitor: Monitor, start: Snapshot, step: dict[str, Tensor], high: float) -> float:
+    low = 0.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        start.move(step, middle)
+        if monitor.forgetting()[0] <= monitor.target:
+            high = middle
+        else:
+            low = middle
+    start.move(step, high)
+    return high
+

@@ -1,0 +1,69 @@
+"""What is looked at between steps: how much is forgotten, and how far the model has drifted. Forward passes only."""
+
+from __future__ import annotations
+
+import torch
+
+from fastunlearn.audit.divergence import kl, reference_log_probs
+from fastunlearn.audit.scores import token_scores
+from fastunlearn.data.encode import Encoded
+
+from .request import Request
+
+__all__ = ["Monitor"]
+
+DEFAULT_TARGET = 0.1
+
+
+def _subset(samples: list[Encoded], size: int, seed: int) -> list[Encoded]:
+    if len(samples) <= size:
+        return samples
+    chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:size]
+    return [samples[i] for i in chosen.tolist()]
+
+
+class Monitor:
+    """Watches the request's model. Made while the model is still the original.
+
+    ``target``: the forget accuracy at which enough is forgotten: as given, else the original's accuracy on the
+    held-out records (that of a model that has never seen the answers), else 0.1, with a note. The *probe*, on
+    which drift from the original is measured as KL(original || model), is a seeded subset of the retained
+    records, else of the held-out ones; without either, drift is None.
+    """
+
+    def __init__(self, request: Request, *, target: float | None = None, probe_size: int = 256):
+        self.request = request
+        self._options = {"pad_token_id": request.pad_token_id, "batch_size": 2 * request.batch_size}
+        if target is None and request.held_out:
+            target = token_scores(request.model, request.held_out, **self._options).accuracy
+        elif target is None:
+            target = DEFAULT_TARGET
+            request.notes.append(
+                f"No held-out records were given, so forgetting stops at a forget accuracy of {DEFAULT_TARGET}, a "
+                "guess; give records that the model has never seen, or set target_accuracy."
+            )
+        self.target = target
+        self.probe = _subset(request.retain or request.held_out, probe_size, request.seed)
+        self._original = reference_log_probs(request.model, self.probe, **self._options) if self.probe else None
+
+    def forgetting(self) -> tuple[float, float]:
+        """Accuracy and loss (nats per target token) on the forget set."""
+        scores = token_scores(self.request.model, self.request.forget, **self._options)
+        return scores.accuracy, scores.loss
+
+    def drift(self) -> float | None:
+        """KL(original || model) on the probe, nats per target token; None without a probe."""
+        if self._original is None:
+            return None
+        return kl(self._original, self.request.model, self.probe, **self._options)
+
+    def look(self, step: int, **more) -> dict:
+        """One entry of the step log."""
+        accuracy, loss = self.forgetting()
+        entry = {"step": step, "forget_accuracy": accuracy, "forget_loss": loss, "kl_probe": self.drift(), **more}
+        if self.request.on_step is not None:
+            self.request.on_step(entry)
+        return entry
+
+    def done(self, entry: dict) -> bool:
+        return entry["forget_accuracy"] <= self.target

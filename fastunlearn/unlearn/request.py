@@ -1,0 +1,140 @@
+"""A request to unlearn, checked and encoded: what every method works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from fastunlearn.audit.exposure import context_length
+from fastunlearn.data.encode import Encoded, encode
+from fastunlearn.data.loading import load_records
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.operators.model_state import check_finite, select_parameters
+from fastunlearn.progress import NO_PROGRESS, Progress
+from fastunlearn.resources import parse_memory
+
+__all__ = ["Request", "encode_set", "pad_token", "prepare"]
+
+
+@dataclass
+class Request:
+    """``forget``, ``retain``, ``held_out``: encoded records (the last two may be empty). ``parameters``: those
+    that may change. ``on_step(step)`` is called after each step, with the model in its new state."""
+
+    model: nn.Module
+    pad_token_id: int
+    parameters: dict[str, nn.Parameter]
+    forget: list[Encoded]
+    retain: list[Encoded]
+    held_out: list[Encoded]
+    seed: int
+    batch_size: int
+    memory_bytes: int
+    progress: Progress
+    on_step: Callable[[dict], None] | None = None
+    notes: list[str] = field(default_factory=list)
+    gradients: int = 0  # per-sample gradient evaluations spent so far
+
+    def spend(self, gradients: int) -> None:
+        """Counts per-sample gradient evaluations."""
+        self.gradients += gradients
+
+
+def pad_token(model: nn.Module, tokenizer) -> int:
+    """The padding token's number; any will do where there is none, because padding is masked out."""
+    for owner in (tokenizer, getattr(model, "config", None)):
+        for name in ("pad_token_id", "eos_token_id"):
+            value = getattr(owner, name, None)
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                return value
+    return 0
+
+
+def _is_encoded(source) -> bool:
+    return isinstance(source, Sequence) and len(source) > 0 and all(isinstance(one, Encoded) for one in source)
+
+
+def encode_set(source, tokenizer, *, max_length: int, truncate: bool, name: str) -> list[Encoded]:
+    """Records of any kind that :func:`~fastunlearn.data.loading.load_records` takes, or encoded ones, as tokens.
+
+    Raises InvalidInputError, naming ``name``, for none at all, and for a record longer than ``max_length``
+    unless ``truncate``.
+    """
+    if _is_encoded(source):
+        longest = max(sample.input_ids.numel() for sample in source)
+        if longest > max_length:
+            raise InvalidInputError(f"{name}: a record has {longest} tokens, the context is {max_length}: shorten it")
+        if not all(sample.targets for sample in source):
+            raise InvalidInputError(f"{name}: an encoded record has no target token")
+        return list(source)
+    if isinstance(source, Sequence) and not isinstance(source, str) and len(source) == 0:
+        raise InvalidInputError(f"{name} is empty: give at least one record")
+    if tokenizer is None:
+        raise InvalidInputError(f"tokenizer is needed to encode {name}; pass one, or pass encoded records")
+    try:
+        records = load_records(source)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{name}: {error}") from error
+    return encode(records, tokenizer, max_length=max_length, truncate=truncate, name=name)
+
+
+def _key(sample: Encoded) -> tuple:
+    return tuple(sample.input_ids.tolist()), tuple((sample.labels[1:] != -100).tolist())
+
+
+def _check_overlap(a: list[Encoded], b: list[Encoded], name: str) -> None:
+    first = {}
+    for number, sample in enumerate(a, 1):
+        first.setdefault(_key(sample), number)
+    shared = [(first[_key(s)], number) for number, s in enumerate(b, 1) if _key(s) in first]
+    if shared:
+        raise InvalidInputError(
+            f"forget and {name} overlap: {len(shared)} records are in both (first: record {shared[0][0]} of forget is "
+            f"record {shared[0][1]} of {name}); remove them from {name}"
+        )
+
+
+def prepare(
+    model: nn.Module,
+    tokenizer,
+    *,
+    forget,
+    retain=None,
+    held_out=None,
+    parameters: Sequence[str] | str | None = None,
+    seed: int = 0,
+    max_length: int | None = None,
+    truncate: bool = False,
+    batch_size: int = 32,
+    memory: int | str = "1GB",
+    progress: Progress | None = None,
+    on_step: Callable[[dict], None] | None = None,
+) -> Request:
+    """Checks everything that can be checked before any computing. Raises InvalidInputError."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InvalidInputError(f"seed={seed!r} must be an integer")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InvalidInputError(f"batch_size={batch_size!r} must be an integer of at least 1")
+    check_finite(dict(model.named_parameters()))
+    chosen = select_parameters(model, parameters)
+    limit = context_length(model)
+    if max_length is not None:
+        if isinstance(max_length, bool) or not isinstance(max_length, int) or not 2 <= max_length <= limit:
+            raise InvalidInputError(f"max_length={max_length!r} must be an integer from 2 to the model's {limit}")
+        limit = max_length
+    sets = {}
+    for name, source in (("forget", forget), ("retain", retain), ("held_out", held_out)):
+        if source is None and name != "forget":
+            sets[name] = []
+            continue
+        if source is None:
+            raise InvalidInputError("forget is missing: give the records to forget")
+        sets[name] = encode_set(source, tokenizer, max_length=limit, truncate=truncate, name=name)
+    _check_overlap(sets["forget"], sets["retain"], "retain")
+    _check_overlap(sets["forget"], sets["held_out"], "held_out")
+    return Request(
+        model, pad_token(model, tokenizer), chosen, **sets, seed=seed, batch_size=batch_size,
+        memory_bytes=parse_memory(memory), progress=progress or NO_PROGRESS, on_step=on_step,
+    )  # fmt: skip

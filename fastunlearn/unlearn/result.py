@@ -1,0 +1,45 @@
+"""What an unlearning run hands back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from torch import nn
+
+__all__ = ["UnlearnResult"]
+
+
+@dataclass
+class UnlearnResult:
+    """The changed ``model`` (the object that was passed in) and an account of what was done to it.
+
+    ``steps``: one dict per step with ``step``, ``forget_accuracy``, ``forget_loss``, ``kl_probe`` (drift from the
+    original on the probe records, nats) and what the method adds (step norm, damping, noise). ``gradients``:
+    per-sample gradient evaluations. ``seconds``: wall time. ``peak_bytes``: memory above that at the start.
+    ``stopped``: why it ended, in words. ``parameters``: the names that were allowed to change. ``notes``: what a
+    reader should know before trusting the result.
+    """
+
+    model: nn.Module
+    method: str
+    settings: dict
+    steps: list[dict]
+    gradients: int
+    seconds: float
+    peak_bytes: int | None
+    stopped: str
+    uses_retain: bool
+    parameters: list[str]
+    seed: int
+    records: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict:
+        """All but the model, ready for JSON. Holds no text of any record."""
+        model, self.model = self.model, None
+        try:
+            found = asdict(self)
+        finally:
+            self.model = model
+        del found["model"]
+        return found
