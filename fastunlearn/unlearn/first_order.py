@@ -36,13 +36,14 @@ __all__ = ["AscentSettings", "DescentSettings", "DifferenceSettings", "NPOSettin
 class _Settings:
     """``learning_rate``: of Adam. ``gradients``: budget of per-record gradient evaluations. ``batch``: forget
     records per step, and as many retained ones where the method uses them. ``check_every``: steps between two
-    looks at the forget accuracy. ``target_accuracy``: see Monitor."""
+    looks at the forget accuracy. ``target_accuracy``, ``target_loss``: see Monitor."""
 
     learning_rate: float = number(1e-4, above=0)
     gradients: int = whole(4000, least=1)
     batch: int = whole(16, least=1)
     check_every: int = whole(1, least=1)
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
+    target_loss: float | None = optional(at_least(None, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def _run(request: Request, settings: _Settings, forget_loss, retain_weight: floa
     """Adam on ``forget_loss(sums, counts, indices) + retain_weight * retained loss``; either part may be absent."""
     if forget_loss is None and retain_weight == 0:
         raise InvalidInputError("retain_weight must be above 0 for a method without a forget loss")
-    monitor = Monitor(request, target=settings.target_accuracy)
+    monitor = Monitor(request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss)
     steps = [monitor.look(0, gradients=request.gradients)]
     if monitor.done(steps[0]):
         return steps, "nothing to do: forgotten already"
@@ -129,7 +130,7 @@ def _run(request: Request, settings: _Settings, forget_loss, retain_weight: floa
             if step % settings.check_every == 0:
                 steps.append(monitor.look(step, gradients=request.gradients))
                 if monitor.done(steps[-1]):
-                    return steps, f"forget accuracy reached the target of {monitor.target:.3f}"
+                    return steps, f"reached {monitor.target}"
 
 
 def _ascent(sums: Tensor, counts: Tensor, _indices: list[int]) -> Tensor:

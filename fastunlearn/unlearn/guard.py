@@ -30,11 +30,11 @@ def _is_finite(step: dict[str, Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in step.values())
 
 
-def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None) -> Move:
+def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None, *, shorten: bool = True) -> Move:
     """Moves the model by the largest of step, step/2, ..., step/32 that keeps the drift within ``budget`` nats.
 
     Where that reaches the target forgetting, the move is shortened (bisection) to about the least that reaches
-    it: further pushing would only do harm. The model is where it was if no scale will do. None: no budget.
+    it, unless ``shorten`` is False: further pushing would only do harm. The model is where it was if no scale will do. None: no budget.
     Raises InvalidInputError where the step is not finite.
     """
     if not _is_finite(step):
@@ -50,7 +50,7 @@ def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None
     else:
         start.restore()
         return Move(0.0, monitor.drift())
-    if monitor.forgetting()[0] <= monitor.target:
+    if shorten and monitor.forgotten():
         scale = _least_enough(monitor, start, step, scale)
     return Move(scale, monitor.drift())
 
@@ -60,7 +60,7 @@ def _least_enough(monitor: Monitor, start: Snapshot, step: dict[str, Tensor], hi
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         start.move(step, middle)
-        if monitor.forgetting()[0] <= monitor.target:
+        if monitor.forgotten():
             high = middle
         else:
             low = middle

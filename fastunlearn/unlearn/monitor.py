@@ -25,26 +25,50 @@ def _subset(samples: list[Encoded], size: int, seed: int) -> list[Encoded]:
 class Monitor:
     """Watches the request's model. Made while the model is still the original.
 
-    ``target``: the forget accuracy at which enough is forgotten: as given, else the original's accuracy on the
-    held-out records (that of a model that has never seen the answers), else 0.1, with a note. The *probe*, on
-    which drift from the original is measured as KL(original || model), is a seeded subset of the retained
-    records, else of the held-out ones; without either, drift is None.
+    Enough is forgotten when the forget records look like records that the model has never seen: forget accuracy
+    at most ``target_accuracy`` and forget loss at least ``target_loss`` (nats per target token). What is not given
+    is the original's figure on the held-out records. Without those the accuracy is 0.1, with a note, and no
+    loss is asked for. The *probe*, on which drift from the original is measured as KL(original || model), is a
+    seeded subset of the retained records, else of the held-out ones; without either, drift is None.
     """
 
-    def __init__(self, request: Request, *, target: float | None = None, probe_size: int = 256):
+    def __init__(
+        self,
+        request: Request,
+        *,
+        target_accuracy: float | None = None,
+        target_loss: float | None = None,
+        probe_size: int = 256,
+    ):
         self.request = request
         self._options = {"pad_token_id": request.pad_token_id, "batch_size": 2 * request.batch_size}
-        if target is None and request.held_out:
-            target = token_scores(request.model, request.held_out, **self._options).accuracy
-        elif target is None:
-            target = DEFAULT_TARGET
+        if request.held_out:
+            unseen = token_scores(request.model, request.held_out, **self._options)
+            target_accuracy = unseen.accuracy if target_accuracy is None else target_accuracy
+            target_loss = unseen.loss if target_loss is None else target_loss
+        elif target_accuracy is None:
+            target_accuracy = DEFAULT_TARGET
             request.notes.append(
                 f"No held-out records were given, so forgetting stops at a forget accuracy of {DEFAULT_TARGET}, a "
-                "guess; give records that the model has never seen, or set target_accuracy."
+                "guess; give records that the model has never seen, or set target_accuracy and target_loss."
             )
-        self.target = target
+        self.target_accuracy, self.target_loss = target_accuracy, target_loss
         self.probe = _subset(request.retain or request.held_out, probe_size, request.seed)
         self._original = reference_log_probs(request.model, self.probe, **self._options) if self.probe else None
+
+    @property
+    def target(self) -> str:
+        """The target, in words."""
+        loss = "" if self.target_loss is None else f" and loss {self.target_loss:.2f}"
+        return f"the target of forget accuracy {self.target_accuracy:.3f}{loss}"
+
+    def enough(self, accuracy: float, loss: float) -> bool:
+        """Whether a model with this forget accuracy and loss has forgotten enough."""
+        return accuracy <= self.target_accuracy and (self.target_loss is None or loss >= self.target_loss)
+
+    def forgotten(self) -> bool:
+        """Whether the model as it is now has forgotten enough."""
+        return self.enough(*self.forgetting())
 
     def forgetting(self) -> tuple[float, float]:
         """Accuracy and loss (nats per target token) on the forget set."""
@@ -66,4 +90,5 @@ class Monitor:
         return entry
 
     def done(self, entry: dict) -> bool:
-        return entry["forget_accuracy"] <= self.target
+        """:meth:`enough`, for an entry that :meth:`look` made."""
+        return self.enough(entry["forget_accuracy"], entry["forget_loss"])

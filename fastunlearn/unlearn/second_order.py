@@ -26,37 +26,43 @@ from .settings import at_least, choice, number, optional, whole
 __all__ = ["ForgettingSettings", "NewtonSettings", "RemovalSettings", "RetainFreeSettings", "fisher_forgetting", "fisher_removal", "newton"]
 
 
+DEFAULT_THRESHOLD = -3.0  # odds of one to twenty
+
+
 @dataclass(frozen=True, kw_only=True)
 class RemovalSettings:
     """``steps``: at most so many. ``step_norm``: the longest step, L2 over all chosen weights. ``damping``: added
     to the Fisher's diagonal. ``blocks``: between which curvature counts as zero. ``kind``: "empirical" labels
     or "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all). ``pull``: "sum" pulls all
     forget records alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted.
-    ``threshold``: log-odds below which a token is no longer pulled down. ``kl_budget``: the drift that the
-    guard allows, nats per target token (None: no guard). ``target_accuracy``: see Monitor."""
+    ``threshold``: log-odds at which a token's pull has faded by half (None: those of a token with the
+    target loss, else -3). ``kl_budget``: the drift that the
+    guard allows, nats per target token (None: no guard). ``target_accuracy``, ``target_loss``: see Monitor."""
 
-    steps: int = whole(8, least=1)
+    steps: int = whole(12, least=1)
     step_norm: float = number(0.25, above=0)
     damping: float = number(1e-6, above=0)
     blocks: str = choice("model", "layer", "tensor")
     kind: str = choice("empirical", "sampled")
     fisher_samples: int | None = optional(whole(None, least=1))
     pull: str = choice("sum", "gauss-newton")
-    threshold: float = number(0.0)
+    threshold: float | None = optional(number(None))
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
+    target_loss: float | None = optional(at_least(None, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetainFreeSettings:
     """As Fisher Removal; damping and kind are those of the kept Fisher, and its blocks the whole model."""
 
-    steps: int = whole(8, least=1)
+    steps: int = whole(12, least=1)
     step_norm: float = number(0.25, above=0)
     pull: str = choice("sum", "gauss-newton")
-    threshold: float = number(0.0)
+    threshold: float | None = optional(number(None))
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
+    target_loss: float | None = optional(at_least(None, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,7 @@ class NewtonSettings:
     fisher_samples: int | None = optional(whole(None, least=1))
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
+    target_loss: float | None = optional(at_least(None, 0))
 
 
 def norm(step: Vector) -> float:
@@ -107,6 +114,15 @@ def _limited(step: Vector, limit: float, how: str) -> tuple[Vector, float]:
     return _scaled(step, limit / length), length
 
 
+def _threshold(settings, monitor: Monitor) -> float:
+    if settings.threshold is not None:
+        return settings.threshold
+    if monitor.target_loss is None:
+        return DEFAULT_THRESHOLD
+    p = math.exp(-max(monitor.target_loss, 1e-3))
+    return math.log(p) - math.log1p(-p)
+
+
 def _curvature(request: Request, settings, kept):
     if kept is not None:
         return KeptCurvature(request, kept)
@@ -120,7 +136,7 @@ def _descend(request: Request, settings: RemovalSettings, monitor: Monitor, make
     steps = [monitor.look(0)]
     if monitor.done(steps[0]):
         return steps, "nothing to do: forgotten already"
-    pull = softplus_log_odds(settings.threshold)
+    pull = softplus_log_odds(_threshold(settings, monitor))
     for number_ in range(1, settings.steps + 1):
         curvature = maker.at(number_, pull)
         c = pull_weights(curvature, settings.pull, curvature.forget_losses)
@@ -135,13 +151,13 @@ def _descend(request: Request, settings: RemovalSettings, monitor: Monitor, make
         more = {"step_norm": taken, "newton_norm": length, "scale": move.scale, "gradients": request.gradients}
         steps.append(monitor.look(number_, **more))
         if monitor.done(steps[-1]):
-            return steps, f"forget accuracy reached the target of {monitor.target:.3f}"
+            return steps, f"reached {monitor.target}"
     return steps, f"all {settings.steps} steps are taken"
 
 
 def fisher_removal(request: Request, settings: RemovalSettings, kept=None) -> tuple[list[dict], str]:
     """Re-linearised Newton steps away from the forget records."""
-    monitor = Monitor(request, target=settings.target_accuracy)
+    monitor = Monitor(request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss)
     return _descend(request, settings, monitor, _curvature(request, settings, kept))
 
 
@@ -155,16 +171,15 @@ def _noise(request: Request, step: int) -> Vector:
 
 def fisher_forgetting(request: Request, settings: ForgettingSettings, kept=None) -> tuple[list[dict], str]:
     """Fisher Removal, then ``noise * F^-1/4 n`` with n standard normal and F at the weights reached."""
-    monitor = Monitor(request, target=settings.target_accuracy)
+    monitor = Monitor(request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss)
     maker = _curvature(request, settings, kept)
     steps, stopped = _descend(request, settings, monitor, maker)
     if settings.noise == 0:
         return steps, stopped
-    curvature = maker.at(len(steps), softplus_log_odds(settings.threshold))
+    curvature = maker.at(len(steps), softplus_log_odds(_threshold(settings, monitor)))
     plain = _noise(request, len(steps))
     shaped = _scaled(curvature.power(-0.25, plain, settings.noise_floor), settings.noise)
-    monitor.target = -1.0  # noise is not a pull: the guard must not cut it short where enough is forgotten
-    move = guarded_move(monitor, shaped, settings.kl_budget)
+    move = guarded_move(monitor, shaped, settings.kl_budget, shorten=False)  # noise is not a pull
     floor = max(settings.noise_floor, settings.damping)
     more = {
         "noise_norm": move.scale * norm(shaped), "noise_scale": move.scale, "gradients": request.gradients,
@@ -181,7 +196,7 @@ def newton_update(solved: Vector, retained: int) -> Vector:
 
 def newton(request: Request, settings: NewtonSettings, kept=None) -> tuple[list[dict], str]:
     """The paper's one-shot Newton removal, under the guard's line search."""
-    monitor = Monitor(request, target=settings.target_accuracy)
+    monitor = Monitor(request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss)
     steps = [monitor.look(0)]
     curvature = _curvature(request, settings, kept).at(1, negative_log_likelihood)
     ones = torch.ones(len(request.forget), dtype=torch.float64)
