@@ -1,0 +1,209 @@
+"""Writes the measured figures and the table of methods into README.md, so that none is typed by hand.
+
+    python -m bench.readme_figures            rewrites README.md between its markers
+    python -m bench.readme_figures --check    changes nothing; exit status 1 where README.md is not what it would write
+
+Figures come from bench/results alone. A result file that is not there is left out; one that cannot be read is an
+error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fastunlearn.audit.document import validate
+from fastunlearn.ops.ghost_gram.cost import choose_route
+from fastunlearn.unlearn import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+README = ROOT / "README.md"
+COMPARISONS = {"demo-seeds.json": "The demo", "tofu.json": "TOFU"}
+NONE = "–"
+
+
+def table(rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; the first row is its head. The first column is text, the others are numbers."""
+    head, *body = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows]
+    rule = [":--"] + ["--:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *body])
+
+
+def methods_section() -> str:
+    """The table of methods, as the registry has them."""
+    rows = [("Method", "Needs", "What it does")]
+    for name, method in METHODS.items():
+        needs = "retained records" if method.uses_retain else "a kept Fisher" if method.uses_kept else "forget records only"
+        rows.append((f"`{name}`", needs, method.summary))
+    return table(rows).replace("--:", ":--")
+
+
+def plain(value: float) -> str:
+    """Three digits: 0.0016, 0.102, 21.3, 4,321."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def mebibytes(value: float) -> str:
+    return f"{value / 2**20:,.0f} MiB"
+
+
+def middle(values: list[float | None], show: Callable[[float], str] = plain, *, spread: bool = False) -> str:
+    """The median of what was measured and, with ``spread``, the least and the most."""
+    found = [value for value in values if value is not None]
+    if not found:
+        return NONE
+    text = show(statistics.median(found))
+    return f"{text} ({show(min(found))} to {show(max(found))})" if spread and min(found) < max(found) else text
+
+
+def documents(record: dict, name: str) -> list[dict]:
+    """The report documents of a result file: one per case, or the file itself."""
+    found = [case["document"] for case in record["cases"]] if "cases" in record else [record]
+    if not found:
+        raise ValueError(f"{name} has no cases")
+    for document in found:
+        for item in (document["original"], document.get("reference"), *document["methods"].values()):
+            for key in ("steps", "frontier"):  # left out of the result files: long
+                if item is not None:
+                    item.setdefault(key, [])
+        validate(document)
+    return found
+
+
+def _row(items: list[dict], label: str, of: int) -> list[str]:
+    def values(key: str) -> list:
+        return [item[key] for item in items]
+
+    count = "" if len(items) == of else f" ({len(items)} of {of} seeds)"
+    return [
+        label + count, middle(values("forget_accuracy"), spread=True), middle(values("retain_accuracy")),
+        middle(values("kl_retain"), spread=True), middle(values("kl_forget")), middle(values("gradients")),
+        middle(values("seconds")), middle(values("peak_bytes"), mebibytes),
+    ]  # fmt: skip
+
+
+def comparison(title: str, record: dict, name: str) -> str:
+    """One table: the original, the retrained model and every method, medians over the seeds."""
+    found = documents(record, name)
+    head = ["Model", "Forget accuracy", "Retain accuracy", "KL retain", "KL forget", "Gradients", "Seconds", "Memory"]
+    rows = [head, _row([document["original"] for document in found], "original", len(found))]
+    references = [document["reference"] for document in found if document.get("reference")]
+    if references:
+        rows.append(_row(references, "retrained", len(found)))
+    for method in dict.fromkeys(key for document in found for key in document["methods"]):
+        items = [document["methods"][method] for document in found if method in document["methods"]]
+        star = "" if any(item["uses_retain"] for item in items) else " *"
+        rows.append(_row(items, items[0]["label"] + star, len(found)))
+    seeds = [str(document["seed"]) for document in found if document["seed"] is not None]
+    spread = f", medians over seeds {', '.join(seeds)} (in brackets the least and the most)" if len(found) > 1 else ""
+    machine, versions = found[0]["machine"], found[0]["versions"]
+    where = ", ".join(
+        str(part) for part in (
+            machine.get("cpu") or machine.get("processor"),
+            f"{machine['threads']} threads" if "threads" in machine else None,
+            f"PyTorch {versions['torch']}" if versions.get("torch") else None, found[0]["created"],
+        ) if part
+    )  # fmt: skip
+    return "\n\n".join([
+        f"### {title}\n\n{found[0]['title']}{spread}. Measured on {where}.", table(rows),
+        "KL is KL(retrained || model) in nats per target token; 0 is the retrained model. Gradients count one for each "
+        "record and pass, those of training for the first two rows. Memory is the peak above that at the start. "
+        "\\* uses no retained record.",
+    ])  # fmt: skip
+
+
+def _cell(result: dict | None) -> str:
+    if result is None:
+        return NONE
+    if "seconds" not in result:
+        return f"rejected: error {result['error']:.0e}"
+    memory = "" if result["peak_bytes"] is None else f", {mebibytes(result['peak_bytes'])}"
+    return f"{plain(result['seconds'] * 1e3)} ms{memory}"
+
+
+def ghost_gram(record: dict, device: str) -> str:
+    """Our two ways and PyTorch's to the Gram of one layer, with what ``route="auto"`` takes today."""
+    ways = list(dict.fromkeys(name for case in record["cases"] for name in case["ways"]))
+    rows = [["Samples x tokens, layer", *ways, "Fastest of ours", "`auto` takes"]]
+    for one in record["cases"]:
+        case = one["case"]
+        m, tokens, d_in, d_out = (case[name] for name in ("samples", "length", "d_in", "d_out"))
+        route = choose_route(m * tokens, m * tokens, m, m, d_in, d_out, True, device)
+        rows.append([
+            f"{m} x {tokens}, {d_in} to {d_out}", *(_cell(one["ways"].get(way)) for way in ways),
+            one["route"]["fastest"] if one["route"]["of"] > 1 else NONE, route,
+        ])  # fmt: skip
+    machine = record["machine"]
+    what = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
+    isa = record["versions"].get("cpu_isa")
+    return "\n\n".join([
+        f"### The Gram of one linear layer, {device.upper()}\n\n{what}"
+        + (f", {isa}" if isa and device == "cpu" else "")
+        + f", PyTorch {record['versions']['torch']}, {record['settings']['dtype']}, {record['date']}. Medians of "
+        f"{record['settings']['rounds']} rounds, and the peak memory of one call beyond its inputs. Every result was "
+        f"first compared with float64 (relative error at most {record['settings']['gate']:g}).",
+        table(rows),
+    ])  # fmt: skip
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def figures_section(results: Path = RESULTS) -> str:
+    """Everything that was measured, as Markdown. Raises ValueError or KeyError for a result file of another shape."""
+    parts = []
+    for name, title in COMPARISONS.items():
+        record = _read(results / name)
+        if record is not None:
+            parts.append(comparison(title, record, name))
+    for device in ("cpu", "cuda"):
+        record = _read(results / f"{device}-ghost-gram.json")
+        if record is not None:
+            parts.append(ghost_gram(record, device))
+    if not (results / "cuda-ghost-gram.json").exists():
+        parts.append("No GPU figures: the CUDA kernels were compiled, but not run on a GPU for these results.")
+    return "\n\n".join(parts)
+
+
+def fill(text: str, name: str, section: str) -> str:
+    """``text`` with ``section`` between the markers of ``name``. Raises ValueError unless each is there once."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"the text needs one {begin} and, after it, one {end}")
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n\n{section}\n\n{end}{rest.partition(end)[2]}"
+
+
+def filled(text: str, results: Path = RESULTS) -> str:
+    """The README as it should be."""
+    return fill(fill(text, "methods", methods_section()), "figures", figures_section(results))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where README.md is out of date")
+    parser.add_argument("--readme", type=Path, default=README)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    before = options.readme.read_text(encoding="utf-8")
+    after = filled(before, options.results)
+    if options.check and before != after:
+        print("README.md is out of date: run python -m bench.readme_figures", file=sys.stderr)
+        return 1
+    if not options.check:
+        temporary = options.readme.with_suffix(".tmp")
+        temporary.write_text(after, encoding="utf-8")
+        temporary.replace(options.readme)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
