@@ -38,7 +38,8 @@ def methods_section() -> str:
     """The table of methods, as the registry has them."""
     rows = [("Method", "Needs", "What it does")]
     for name, method in METHODS.items():
-        needs = "retained records" if method.uses_retain else "a kept Fisher" if method.uses_kept else "forget records only"
+        alone = "a kept Fisher" if method.uses_kept else "forget records only"
+        needs = "retained records" if method.uses_retain else alone
         rows.append((f"`{name}`", needs, method.summary))
     return table(rows).replace("--:", ":--")
 

@@ -12,7 +12,7 @@ import pytest
 from bench import readme_figures
 from fastunlearn.errors import InvalidInputError
 
-MARKED = "# x\n<!-- methods:begin -->\nold\n<!-- methods:end -->\n<!-- figures:begin -->\nold\n<!-- figures:end -->\ny\n"
+MARKED = "".join(f"# x\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\ny\n" for name in ("methods", "figures"))
 
 
 @pytest.fixture
