@@ -27,6 +27,8 @@ def select_parameters(model: nn.Module, patterns: Sequence[str] | str | None = N
             raise InvalidInputError("parameters: no parameter of the model requires a gradient; name some by pattern")
         return chosen
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise InvalidInputError("parameters is empty: give at least one pattern, or None for all")
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in named):
             shown = ", ".join(list(named)[:6])

@@ -133,9 +133,10 @@ class KeptFisher:
                     raise InvalidInputError(f"kept_fisher: {path} is not a Fisher that fastunlearn kept")
                 vectors = {name: file.get_tensor(f"vectors.{name}") for name in about["parameters"]}
                 core = file.get_tensor("core")
+                facts = [about[name] for name in ("damping", "samples", "kind", "weights")]
         except (SafetensorError, json.JSONDecodeError, KeyError) as error:
             raise InvalidInputError(f"kept_fisher: {path} is damaged ({error}); keep the Fisher again") from error
-        return cls(vectors, core, about["damping"], about["samples"], about["kind"], about["weights"])
+        return cls(vectors, core, *facts)
 
 
 def keep_fisher(

@@ -101,7 +101,9 @@ def _run(request: Request, settings: _Settings, forget_loss, retain_weight: floa
     parameters = list(request.parameters.values())
     optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
     forget = _draws(request.forget, min(settings.batch, len(request.forget)), request.seed)
-    retain = _draws(request.retain, min(settings.batch, len(request.retain)), request.seed + 1) if retain_weight else None
+    retain = None
+    if retain_weight:
+        retain = _draws(request.retain, min(settings.batch, len(request.retain)), request.seed + 1)
     total = settings.gradients
     step = 0
     with request.progress.task("Gradient steps", total=total, unit="gradient") as task:

@@ -33,9 +33,9 @@ def _is_finite(step: dict[str, Tensor]) -> bool:
 def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None, *, shorten: bool = True) -> Move:
     """Moves the model by the largest of step, step/2, ..., step/32 that keeps the drift within ``budget`` nats.
 
-    Where that reaches the target forgetting, the move is shortened (bisection) to about the least that reaches
-    it, unless ``shorten`` is False: further pushing would only do harm. The model is where it was if no scale will do. None: no budget.
-    Raises InvalidInputError where the step is not finite.
+    ``budget`` None: any drift. Where that reaches the target forgetting, the move is shortened (bisection) to about
+    the least that reaches it, unless ``shorten`` is False: further pushing would only do harm. The model is where
+    it was if no scale will do. Raises InvalidInputError where the step is not finite.
     """
     if not _is_finite(step):
         raise InvalidInputError("the step holds NaN or infinity: raise damping, or use float32 weights")
@@ -44,15 +44,24 @@ def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None
     for _ in range(HALVINGS + 1):
         start.move(step, scale)
         drift = monitor.drift()
-        if budget is None or drift is None or drift <= budget:
+        if _allowed(drift, budget):
             break
         scale /= 2
     else:
         start.restore()
         return Move(0.0, monitor.drift())
-    if shorten and monitor.forgotten():
-        scale = _least_enough(monitor, start, step, scale)
-    return Move(scale, monitor.drift())
+    if not shorten or not monitor.forgotten():
+        return Move(scale, drift)
+    shorter = _least_enough(monitor, start, step, scale)
+    shorter_drift = monitor.drift()
+    if _allowed(shorter_drift, budget):
+        return Move(shorter, shorter_drift)
+    start.move(step, scale)  # drift need not grow along the step: the longer move, known to be within the budget
+    return Move(scale, drift)
+
+
+def _allowed(drift: float | None, budget: float | None) -> bool:
+    return budget is None or drift is None or drift <= budget  # False for NaN
 
 
 def _least_enough(monitor: Monitor, start: Snapshot, step: dict[str, Tensor], high: float) -> float:

@@ -113,8 +113,8 @@ def prepare(
     on_step: Callable[[dict], None] | None = None,
 ) -> Request:
     """Checks everything that can be checked before any computing. Raises InvalidInputError."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InvalidInputError(f"seed={seed!r} must be an integer")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InvalidInputError(f"seed={seed!r} must be an integer from 0 to 2**32 - 1")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InvalidInputError(f"batch_size={batch_size!r} must be an integer of at least 1")
     check_finite(dict(model.named_parameters()))

@@ -23,8 +23,8 @@ from .monitor import Monitor
 from .request import Request
 from .settings import at_least, choice, number, optional, whole
 
-__all__ = ["ForgettingSettings", "NewtonSettings", "RemovalSettings", "RetainFreeSettings", "fisher_forgetting", "fisher_removal", "newton"]
-
+__all__ = ["ForgettingSettings", "NewtonSettings", "RemovalSettings", "RetainFreeSettings", "fisher_forgetting",
+           "fisher_removal", "newton"]  # fmt: skip
 
 DEFAULT_THRESHOLD = -3.0  # odds of one to twenty
 
@@ -186,6 +186,8 @@ def fisher_forgetting(request: Request, settings: ForgettingSettings, kept=None)
         "noise_gain_at_most": floor**-0.25, "noise_clamped_at": floor,
     }  # fmt: skip
     steps.append(monitor.look(len(steps), **more))
+    if move.scale == 0:
+        return steps, f"{stopped}; no noise added, the KL budget of {settings.kl_budget:g} allows none"
     return steps, f"{stopped}; curvature-shaped noise added"
 
 
@@ -207,4 +209,5 @@ def newton(request: Request, settings: NewtonSettings, kept=None) -> tuple[list[
     steps.append(monitor.look(1, **more, gradients=request.gradients))
     if move.scale == 0:
         return steps, f"the KL budget of {settings.kl_budget:g} allows no part of the step"
-    return steps, "the one step is taken" + ("" if move.scale == 1 else f", shortened to {move.scale:.3f} of its length")
+    shortened = "" if move.scale == 1 else f", shortened to {move.scale:.3f} of its length"
+    return steps, f"the one step is taken{shortened}"

@@ -32,10 +32,11 @@ class Snapshot:
 
 @contextmanager
 def restored_on_failure(model: nn.Module, parameters: dict[str, nn.Parameter]) -> Iterator[Snapshot]:
-    """Yields a snapshot; any exception (also Ctrl-C) puts weights, mode and gradient flags back."""
+    """Yields a snapshot; any exception (also Ctrl-C) puts the weights back. Mode, gradient flags and ``.grad`` are
+    put back in any case."""
     snapshot = Snapshot(parameters)
     modes = {module: module.training for module in model.modules()}
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    flags = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     try:
         yield snapshot
     except BaseException:
@@ -44,5 +45,6 @@ def restored_on_failure(model: nn.Module, parameters: dict[str, nn.Parameter]) -
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for parameter, flag in flags:
+        for parameter, flag, gradient in flags:
             parameter.requires_grad_(flag)
+            parameter.grad = gradient
