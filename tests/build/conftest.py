@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "Makefile")
-FOLDERS = ("csrc", "fastunlearn", "tests", "bench")
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
+         "Makefile")  # fmt: skip
+FOLDERS = ("csrc", "fastunlearn", "tests", "bench", "docs", "examples")
 
 
 def copy_sources(to: Path) -> Path:
