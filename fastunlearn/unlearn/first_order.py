@@ -123,7 +123,7 @@ def _run(request: Request, settings: _Settings, forget_loss, retain_weight: floa
                     sums, counts = _record_losses(request, [request.retain[i] for i in kept])
                     loss = loss + retain_weight * sums.sum() / counts.sum()
                 if not bool(torch.isfinite(loss)):
-                    raise InvalidInputError(f"the loss became {float(loss)} at step {step}: lower learning_rate")
+                    raise InvalidInputError(f"the loss became {loss.item()} at step {step}: lower learning_rate")
                 loss.backward()
             optimizer.step()
             request.spend(len(chosen) + len(kept))
