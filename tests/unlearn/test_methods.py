@@ -1,0 +1,189 @@
+"""What all methods have in common: the account they give, what they may change, and that they repeat."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import json
+import math
+
+import pytest
+import torch
+
+from fastunlearn.audit.scores import token_scores
+from fastunlearn.data.encode import encode
+from fastunlearn.errors import UnknownMethodError
+from fastunlearn.unlearn import METHODS, UnlearnResult, get_method
+from tests.unlearn.running import run
+from tests.unlearn.unchanged import bits, same_bits
+
+FIRST_ORDER = [name for name, method in METHODS.items() if method.first_order]
+#: Gradients of one step on 10 forget and 40 retained records (first order: batches of up to 16).
+PER_STEP = {
+    "fisher-removal": 50, "fisher-forgetting": 50, "newton": 50, "fisher-removal-retain-free": 10,
+    "gradient-ascent": 10, "gradient-difference": 26, "npo": 10, "npo-retain": 26, "finetune": 16,
+}  # fmt: skip
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_account(world, method):
+    model, names = world.model, [name for name, _ in world.model.named_parameters()]
+    before, seen = bits(model), []
+    result = run(world, method, on_step=lambda step: seen.append((step, bits(model))))
+    assert isinstance(result, UnlearnResult) and result.model is model
+    assert not same_bits(bits(model), before)
+    assert [step for step, _ in seen] == result.steps  # called for each step, in order ...
+    assert same_bits(seen[0][1], before) and same_bits(seen[-1][1], bits(model))  # ... with the model as it then was
+
+    account = result.to_dict()
+    text = json.dumps(account, allow_nan=False)
+    assert result.model is model and "model" not in account
+    for record in [*world.data["forget"], *world.data["retain"], *world.data["held_out"]]:
+        assert record.prompt not in text and record.completion.strip() not in text
+    assert account["method"] == method and account["parameters"] == names and account["seed"] == 0
+    assert account["records"] == {"forget": 10, "retain": 40, "held_out": 24}
+    assert account["uses_retain"] == METHODS[method].uses_retain
+    assert account["stopped"] and account["seconds"] > 0
+
+    steps = account["steps"]
+    assert [step["step"] for step in steps] == sorted({step["step"] for step in steps}) and steps[0]["step"] == 0
+    assert steps[0]["forget_accuracy"] == 1 and steps[0]["kl_probe"] == 0 and steps[-1]["kl_probe"] > 0
+    assert all(math.isfinite(value) for step in steps for value in step.values())
+    setup = 10 if METHODS[method].uses_kept else 0  # the records' part is taken out of the kept Fisher once
+    counted = result.steps[-1]["step"] if "reached" in result.stopped or METHODS[method].first_order else None
+    if method == "fisher-removal-retain-free":
+        assert result.gradients >= setup + 10 * steps[-1]["step"] and result.gradients % 10 == 0
+    else:
+        assert counted is not None or method == "newton"
+        assert result.gradients == PER_STEP[method] * steps[-1]["step"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_last_step_is_the_model(world, method):
+    result = run(world, method)
+    samples = encode(world.data["forget"], world.tokenizer, max_length=32)
+    scores = token_scores(world.model, samples, pad_token_id=0)
+    assert result.steps[-1]["forget_accuracy"] == scores.accuracy
+    assert result.steps[-1]["forget_loss"] == pytest.approx(scores.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("patterns", ["*.mlp.*", ["model.layers.1.*", "lm_head.weight"]])
+def test_only_the_chosen_parameters_change(world, method, patterns):
+    before = weights(world.model)
+    result = run(world, method, parameters=patterns, gradients=60) if METHODS[method].first_order else run(
+        world, method, parameters=patterns
+    )  # fmt: skip
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    chosen = {name for name in before if any(fnmatch.fnmatchcase(name, pattern) for pattern in listed)}
+    changed = {name for name, p in world.model.named_parameters() if not torch.equal(p, before[name])}
+    assert set(result.parameters) == chosen and 0 < len(chosen) < len(before)
+    assert changed == chosen
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_frozen_parameters_stay_unless_named(world, method):
+    world.model.model.embed_tokens.weight.requires_grad_(False)
+    before = weights(world.model)
+    result = run(world, method)
+    assert "model.embed_tokens.weight" not in result.parameters and len(result.parameters) == len(before) - 1
+    assert torch.equal(world.model.model.embed_tokens.weight, before["model.embed_tokens.weight"])
+    assert [p.requires_grad for p in world.model.parameters()] == [False] + [True] * (len(before) - 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_bits(world, method):
+    twin, options = copy.deepcopy(world), {"seed": 3}
+    if method in FIRST_ORDER:
+        options["batch"] = 4  # so that the order of the records matters
+    first, second = run(world, method, **options), run(twin, method, **options)
+    assert same_bits(bits(world.model), bits(twin.model))
+    assert first.steps == second.steps and first.stopped == second.stopped
+
+
+@pytest.mark.parametrize("method", [*FIRST_ORDER, "fisher-forgetting"])
+def test_another_seed_gives_other_weights(world, method):
+    twin = copy.deepcopy(world)
+    options = {"batch": 4} if method in FIRST_ORDER else {}
+    run(world, method, seed=3, **options)
+    run(twin, method, seed=4, **options)
+    assert not same_bits(bits(world.model), bits(twin.model))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_in_training_mode_comes_back_in_evaluation_mode(world, method):
+    world.model.train()
+    run(world, method)
+    assert not any(module.training for module in world.model.modules())
+    assert all(p.requires_grad and p.grad is None for p in world.model.parameters())
+
+
+def test_training_mode_makes_no_difference(world):
+    """Dropout must be off while gradients are taken, whatever mode the model is in."""
+    twin = copy.deepcopy(world)
+    for each in (world, twin):
+        for layer in each.model.model.layers:
+            layer.self_attn.attention_dropout = 0.5
+    run(world)
+    twin.model.train()
+    run(twin)
+    assert same_bits(bits(world.model), bits(twin.model))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tied_embeddings_stay_tied(tied_world, method):
+    model = tied_world.model
+    before = weights(model)
+    result = run(tied_world, method)
+    assert model.lm_head.weight is model.model.embed_tokens.weight and "lm_head.weight" not in result.parameters
+    assert not torch.equal(model.lm_head.weight, before["model.embed_tokens.weight"])
+    assert result.steps[-1]["forget_loss"] != result.steps[0]["forget_loss"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16(world, method):
+    world.model.bfloat16()
+    start = weights(world.model)
+    result = run(world, method)
+    assert all(p.dtype == torch.bfloat16 for p in world.model.parameters())
+    assert any(not torch.equal(p, start[name]) for name, p in world.model.named_parameters())
+    json.dumps(result.to_dict(), allow_nan=False)
+    if method != "finetune":
+        assert result.steps[-1]["forget_loss"] > result.steps[0]["forget_loss"] + 0.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_to_do(world, method):
+    """A target that is met from the start: no weight changes, and the account says why. One-shot Newton takes its
+    step in any case, cut down by the guard."""
+    if method == "newton":
+        pytest.skip("newton has no steps to leave out")
+    before = bits(world.model)
+    options = {"noise": 0} if method == "fisher-forgetting" else {}
+    result = run(world, method, target_accuracy=1.0, target_loss=0.0, **options)
+    assert same_bits(bits(world.model), before)
+    assert result.stopped == "nothing to do: forgotten already" and len(result.steps) == 1
+
+
+def test_without_held_out_records_a_note_says_what_was_assumed(world):
+    result = run(world, held_out=None)
+    assert len(result.notes) == 1 and "0.1" in result.notes[0] and "held-out" in result.notes[0]
+    assert run(world, held_out=None, target_accuracy=0.2).notes == []
+
+
+def test_without_probe_drift_is_unknown(world):
+    result = run(world, "gradient-ascent", retain=None, held_out=None)
+    assert all(step["kl_probe"] is None for step in result.steps)
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_the_table_of_methods():
+    assert set(METHODS) == set(PER_STEP)
+    for name, method in METHODS.items():
+        assert get_method(name) is method and method.name == name and method.summary and method.label
+    with pytest.raises(UnknownMethodError, match="gradient-ascent"):
+        get_method("magic")
