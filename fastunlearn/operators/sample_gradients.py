@@ -249,13 +249,13 @@ class SampleGradients:
         for name, sources in self.passes():
             v = vectors[name].flatten(1)
             for where, tile in tiles(sources, len(self), self.parameters[name].shape, self.memory_bytes // 4):
-                part = tile @ v[:, where].to(tile.dtype).T
+                part = tile @ v[:, where].to(tile).T
                 result[0 if block_of is None else block_of[name]] += part.double()
         return result[0] if block_of is None else result
 
     def combine(self, weights: Tensor) -> dict[str, Tensor]:
         """``W G`` by parameter as (k, *shape), for k rows of sample weights W (k, m): ``weighted_gradient`` k times
-        at once, from formed tiles."""
+        at once, from formed tiles; at least float32."""
         combined = {}
         for name, sources in self.passes():
             shape = self.parameters[name].shape

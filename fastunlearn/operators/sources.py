@@ -23,6 +23,12 @@ from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gr
 __all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "source_gram", "tiles", "weighted_sum"]
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """At least float32. Factors are kept in the model's dtype; sums of them in bfloat16 would have two digits, and
+    a solve takes differences of such sums, divided by the damping."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 @dataclass
 class LinearSource:
     """x (N, d_in), g (N, d_out), offsets (m + 1,). ``transposed``: the weight is stored (d_in, d_out)."""
@@ -33,8 +39,8 @@ class LinearSource:
     transposed: bool = False
 
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
-        left = self.g * _per_token(c, self.offsets)[:, None].to(self.g.dtype)
-        return (self.x.T @ left if self.transposed else left.T @ self.x).view(shape)
+        left, x = _scaled(self.g, c, self.offsets), _wide(self.x)
+        return (x.T @ left if self.transposed else left.T @ x).view(shape)
 
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         rows, columns = (self.x, self.g) if self.transposed else (self.g, self.x)
@@ -50,15 +56,16 @@ class EmbeddingSource:
     offsets: Tensor
 
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
-        left = self.g * _per_token(c, self.offsets)[:, None].to(self.g.dtype)
+        left = _scaled(self.g, c, self.offsets)
         return left.new_zeros(shape).index_add_(0, self.ids, left)
 
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         samples = self.offsets.numel() - 1
         inside = (self.ids >= low) & (self.ids < high)
         place = _owner(self.offsets)[inside] * (high - low) + self.ids[inside] - low
-        out = self.g.new_zeros(samples * (high - low), shape[1])
-        return out.index_add_(0, place, self.g[inside]).view(samples, -1)
+        chosen = _wide(self.g[inside])
+        out = chosen.new_zeros(samples * (high - low), shape[1])
+        return out.index_add_(0, place, chosen).view(samples, -1)
 
 
 @dataclass
@@ -68,11 +75,12 @@ class RowsSource:
     rows: Tensor
 
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
-        return (c.to(self.rows.dtype) @ self.rows).view(shape)
+        rows = _wide(self.rows)
+        return (c.to(rows) @ rows).view(shape)
 
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         width = self.rows.shape[1] // shape[0] if len(shape) else 1
-        return self.rows[:, low * width : high * width]
+        return _wide(self.rows[:, low * width : high * width])
 
 
 Source = LinearSource | EmbeddingSource | RowsSource
@@ -86,16 +94,23 @@ def _per_token(c: Tensor, offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(c.to(offsets.device), offsets.diff())
 
 
+def _scaled(rows: Tensor, c: Tensor, offsets: Tensor) -> Tensor:
+    """Each token's row times the weight of its sample."""
+    rows = _wide(rows)
+    return rows * _per_token(c, offsets)[:, None].to(rows.dtype)
+
+
 def _outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor) -> Tensor:
     """``sum_{t in i} rows_t columns_t^T``, flat: (m, height * width). Samples of one length share one product."""
     lengths = offsets.diff()
-    out = rows.new_zeros(lengths.numel(), rows.shape[1], columns.shape[1])
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    out = torch.zeros(lengths.numel(), rows.shape[1], columns.shape[1], dtype=dtype, device=rows.device)
     for length in torch.unique(lengths).tolist():
         if length == 0:
             continue
         which = torch.nonzero(lengths == length).squeeze(1)
         token = offsets[which][:, None] + torch.arange(length, device=offsets.device)
-        out[which] = torch.bmm(rows[token].transpose(1, 2), columns[token])
+        out[which] = torch.bmm(_wide(rows[token]).transpose(1, 2), _wide(columns[token]))
     return out.flatten(1)
 
 
@@ -131,7 +146,7 @@ def tiles(sources: list[Source], samples: int, shape: torch.Size, memory_bytes: 
     height = shape[0] if len(shape) else 1
     width = shape.numel() // max(height, 1)
     first = sources[0].rows if isinstance(sources[0], RowsSource) else sources[0].g
-    step = max(1, memory_bytes // max(1, samples * width * first.element_size() * len(sources)))
+    step = max(1, memory_bytes // max(1, samples * width * max(4, first.element_size()) * len(sources)))
     for low in range(0, height, step):
         high = min(height, low + step)
         tile = sources[0].tile(low, high, shape)
