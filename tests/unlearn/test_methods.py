@@ -156,12 +156,10 @@ def test_bfloat16(world, method):
         assert result.steps[-1]["forget_loss"] > result.steps[0]["forget_loss"] + 0.5
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "newton"])
 def test_nothing_to_do(world, method):
-    """A target that is met from the start: no weight changes, and the account says why. One-shot Newton takes its
-    step in any case, cut down by the guard."""
-    if method == "newton":
-        pytest.skip("newton has no steps to leave out")
+    """A target that is met from the start: no weight changes, and the account says why. (One-shot Newton does not
+    ask for the target first.)"""
     before = bits(world.model)
     options = {"noise": 0} if method == "fisher-forgetting" else {}
     result = run(world, method, target_accuracy=1.0, target_loss=0.0, **options)
