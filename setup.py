@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -139,14 +140,13 @@ class BuildExtensions(build_ext):
         isas = [isa for isa in ISAS if self._try(isa[2])]
         have = [(f"FU_HAVE_{name.upper()}", "1") for name, _, _ in isas[1:]]
         try:
-            objects = []
-            for source in sources("cpu", ".cpp"):
-                if Path(source).name != "kernels.cpp":
-                    objects += self._compile(source, "generic", flags, have, includes)
-                    continue
+            jobs = [(source, "generic", flags, have, includes) for source in sources("cpu", ".cpp")]
+            for source in sources("cpu/isa", ".cpp"):  # compiled once per instruction set
                 for name, width, machine in isas:
                     macros = [("FU_ISA", name), ("FU_BYTES", str(width))]
-                    objects += self._compile(source, name, flags + machine, macros, includes)
+                    jobs.append((source, name, flags + machine, macros, includes))
+            with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
+                objects = [one for found in pool.map(lambda job: self._compile(*job), jobs) for one in found]
             target = self.get_ext_fullpath(extension.name)
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             self.compiler.link_shared_object(objects, target, extra_postargs=openmp, target_lang="c++")
@@ -180,7 +180,7 @@ class BuildExtensions(build_ext):
 
 setup(
     ext_modules=[
-        Extension("fastunlearn._cpu", sources("cpu", ".cpp"), depends=sources("cpu", ".h")),
+        Extension("fastunlearn._cpu", sources("cpu", ".cpp"), depends=sources("cpu", ".h") + sources("cpu/isa", ".cpp")),
         Extension("fastunlearn._cuda", [], depends=sources("cuda", ".cu") + sources("cuda", ".h")),
     ],
     cmdclass={"build_ext": BuildExtensions},

@@ -1,34 +1,24 @@
-// Python module fastunlearn._cpu. Tensors come as addresses, so no torch header is needed (and the module
-// serves every torch version); shapes and dtypes were checked in Python, sizes are checked again here.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+// Python module fastunlearn._cpu: what is here, and the functions of every bind_<op>.cpp. Shapes and dtypes were
+// checked in Python; the ops check sizes again.
+#include <vector>
 
-#include <cstdint>
-#include <string>
-#include <tuple>
-
-#include "ghost_gram.h"
 #include "isa.h"
-#include "null.h"
+#include "module.h"
 
-namespace py = pybind11;
-
+namespace fu {
 namespace {
 
-template <class T>
-T* at(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);
-}
-
-// (x address, x row stride, g address, g row stride, offsets address, samples, tokens)
-using SideTuple = std::tuple<std::uintptr_t, int64_t, std::uintptr_t, int64_t, std::uintptr_t, int64_t, int64_t>;
-
-fu::GramSide side_of(const SideTuple& s) {
-    return {at<const void>(std::get<0>(s)), std::get<1>(s), at<const void>(std::get<2>(s)),
-            std::get<3>(s), at<const int64_t>(std::get<4>(s)), std::get<5>(s), std::get<6>(s)};
+// Inside a function: constructed before its first use, whatever the order of the files.
+std::vector<void (*)(pybind11::module_&)>& definitions() {
+    static std::vector<void (*)(pybind11::module_&)> all;
+    return all;
 }
 
 }  // namespace
+
+Bindings::Bindings(void (*define)(pybind11::module_&)) { definitions().push_back(define); }
+
+}  // namespace fu
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "CPU kernels of fastunlearn";
@@ -41,17 +31,5 @@ PYBIND11_MODULE(_cpu, m) {
         return false;
 #endif
     });
-    m.def("null", [](std::uintptr_t from, std::uintptr_t to, int64_t count, int threads) {
-        py::gil_scoped_release release;
-        fu::null(at<const float>(from), at<float>(to), count, threads);
-    });
-    m.def("ghost_gram",
-          [](const std::string& isa, int dtype, int64_t d_in, int64_t d_out, const SideTuple& first,
-             const SideTuple& second, bool symmetric, bool bias, std::uintptr_t out, int64_t out_stride, int threads) {
-              const fu::Kernels& kernels = fu::kernels_of(isa);
-              const fu::GramProblem problem = {dtype, d_in, d_out, side_of(first), side_of(second), symmetric,
-                                               bias, at<void>(out), out_stride};
-              py::gil_scoped_release release;
-              fu::ghost_gram(kernels, problem, threads);
-          });
+    for (auto define : fu::definitions()) define(m);
 }

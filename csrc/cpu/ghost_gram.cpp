@@ -1,10 +1,13 @@
-// Driver of the ghost Gram: blocks, packing, sums by sample. The arithmetic is in kernels.cpp.
+// Driver of the ghost Gram: blocks, packing, sums by sample. The arithmetic is in isa/tile_kernels.cpp.
 //
 // A block of kRowBlock tokens of the first side is packed once and meets all tokens of the second side in
 // blocks of kColumnBlock. For each pair of blocks two small matrices P = X1 X2^T and Q = G1 G2^T are made in
 // the second cache, multiplied, and summed by sample at once. The second side is packed once for all threads,
 // in stripes of kStripeBytes, so the price of packing is small.
 #include "ghost_gram.h"
+
+#include "isa.h"
+#include "kernels.h"
 
 #include <algorithm>
 #include <memory>
@@ -17,6 +20,8 @@
 #endif
 
 namespace fu {
+
+FU_ISA_TABLES(Kernels, kernels)
 namespace {
 
 // Multiples of every micro-tile's rows (4, 6, 12) and columns (4 .. 32).
@@ -268,7 +273,8 @@ class Gram {
 
 }  // namespace
 
-void ghost_gram(const Kernels& kernels, const GramProblem& problem, int threads) {
+void ghost_gram(const std::string& isa, const GramProblem& problem, int threads) {
+    const Kernels& kernels = kernels_of(isa);
     if (problem.d_in < 1 || problem.d_out < 1) throw std::invalid_argument("x and g need at least one column");
     if (threads < 1) throw std::invalid_argument("threads must be at least 1");
     for (const GramSide* side : {&problem.first, &problem.second})

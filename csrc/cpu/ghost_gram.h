@@ -2,8 +2,7 @@
 #pragma once
 
 #include <cstdint>
-
-#include "kernels.h"
+#include <string>
 
 namespace fu {
 
@@ -31,7 +30,8 @@ struct GramProblem {
     int64_t out_stride;
 };
 
-// The result does not depend on the number of threads. Throws std::invalid_argument on impossible sizes.
-void ghost_gram(const Kernels& kernels, const GramProblem& problem, int threads);
+// The result does not depend on the number of threads. Throws std::invalid_argument on impossible sizes
+// and on an instruction set that is not live.
+void ghost_gram(const std::string& isa, const GramProblem& problem, int threads);
 
 }  // namespace fu

@@ -1,37 +1,9 @@
-// Compiled several times, with different FU_ISA (a name), FU_BYTES (vector width) and machine flags.
-// No include that brings code of its own: see kernels.h.
+// The tile product of the ghost Gram. Compiled once per instruction set: see simd.h.
 #include "kernels.h"
-
-#define FU_JOIN2(a, b) a##b
-#define FU_JOIN(a, b) FU_JOIN2(a, b)
-#define FU_TEXT2(a) #a
-#define FU_TEXT(a) FU_TEXT2(a)
+#include "simd.h"
 
 namespace fu {
 namespace {
-
-// A vector of FU_BYTES bytes, by the vector extension of GCC and Clang: one source for every width.
-template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-    typedef float type __attribute__((vector_size(FU_BYTES)));
-    typedef float loose __attribute__((vector_size(FU_BYTES), aligned(4)));
-};
-template <>
-struct Vector<double> {
-    typedef double type __attribute__((vector_size(FU_BYTES)));
-    typedef double loose __attribute__((vector_size(FU_BYTES), aligned(8)));
-};
-
-template <class T>
-inline typename Vector<T>::type load(const T* from) {
-    return *reinterpret_cast<const typename Vector<T>::loose*>(from);
-}
-template <class T>
-inline void store(T* to, typename Vector<T>::type value) {
-    *reinterpret_cast<typename Vector<T>::loose*>(to) = value;
-}
 
 // Micro-tile: kRows x (kVectors vectors). 24 accumulators of 32 registers with AVX-512, 12 of 16 below it.
 #if FU_BYTES == 64
