@@ -6,6 +6,7 @@ these tests are about the command alone.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from types import ModuleType, SimpleNamespace
@@ -13,9 +14,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-import fastunlearn.unlearn
 from fastunlearn.errors import InvalidInputError, UnknownMethodError
 from fastunlearn.storage import load_model
+
+# By name: the attribute ``fastunlearn.unlearn`` is the function, the package behind it has the same name.
+LIBRARY = importlib.import_module("fastunlearn.unlearn")
 
 
 class Result(SimpleNamespace):
@@ -53,7 +56,7 @@ def calls(monkeypatch):
     for name, value in {
         "unlearn": unlearn, "get_method": get_method, "keep_fisher": keep_fisher, "METHODS": methods
     }.items():  # fmt: skip
-        monkeypatch.setattr(fastunlearn.unlearn, name, value, raising=False)
+        monkeypatch.setattr(LIBRARY, name, value)
     return made
 
 
@@ -125,7 +128,7 @@ def test_ctrl_c_writes_nothing(command, calls, records, make_model, tmp_path, mo
     def stopped(*_args, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fastunlearn.unlearn, "unlearn", stopped)
+    monkeypatch.setattr(LIBRARY, "unlearn", stopped)
     line = ("unlearn", "--model", make_model("m"), "--forget", records["forget"], "--out", tmp_path / "new")
     assert command(*line)[0] == 130 and not (tmp_path / "new").exists()
 
