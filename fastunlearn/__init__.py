@@ -1,10 +1,45 @@
 """Second-order work on causal language models, cheap enough to use, and unlearning built on it."""
 
-from fastunlearn.errors import FastUnlearnError
-from fastunlearn.info import info
-from fastunlearn.solve import KeptFisher, LowRankFisher
-from fastunlearn.unlearn import METHODS, UnlearnResult, keep_fisher, unlearn
+import importlib
+import sys
+import types
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "FastUnlearnError", "KeptFisher", "LowRankFisher", "UnlearnResult", "info", "keep_fisher",
-           "unlearn"]  # fmt: skip
+
+# Where each public name lives. A name's module is imported when the name is first used: PyTorch and transformers
+# take seconds, and ``fastunlearn --help`` needs neither.
+_HOMES = {
+    "METHODS": "fastunlearn.unlearn",
+    "FastUnlearnError": "fastunlearn.errors",
+    "KeptFisher": "fastunlearn.solve",
+    "LowRankFisher": "fastunlearn.solve",
+    "UnlearnResult": "fastunlearn.unlearn",
+    "info": "fastunlearn.info",
+    "keep_fisher": "fastunlearn.unlearn",
+    "unlearn": "fastunlearn.unlearn",
+}
+
+__all__ = list(_HOMES)
+
+
+class _Package(types.ModuleType):
+    """A package in which a submodule (``unlearn``, ``info``) never hides the public function of the same name: the
+    import system binds every submodule that it loads as an attribute of its package."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *_HOMES})
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+sys.modules[__name__].__class__ = _Package
