@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import ghost_gram as _ghost_gram
+from . import linear as _linear
+from . import linear_cross_entropy as _linear_cross_entropy
 from . import null as _null
 
 __all__ = ["OPS", "Op"]
@@ -33,6 +35,12 @@ _ROWS = (
     Op("embedding_gram", _GRAM, "Gram of an embedding's per-sample gradients", _TORCH),
     Op("embedding_linear_gram", _GRAM, "cross Gram of a weight tied between embedding and head", _TORCH),
     Op("rows_gram", _GRAM, "Gram of explicit gradient rows", _TORCH),
+    Op("linear", "fastunlearn.ops.linear", "dual forward and reverse of y = x W^T + b", _linear.BACKENDS),
+    Op(
+        "linear_cross_entropy", "fastunlearn.ops.linear_cross_entropy",
+        "output layer and cross-entropy: gradient, Hessian and Gauss-Newton products, no whole logits",
+        _linear_cross_entropy.BACKENDS,
+    ),
 )
 
 #: Every op by name.

@@ -1,0 +1,98 @@
+"""The dual pass of a linear layer, y = x W^T + b (derivation: README.md in this folder).
+
+x (N, in) and weight (out, in) are any strides; leading axes of x are flattened by the caller. Tangents have a leading
+axis of K streams: xt (K, N, in), weight_t (K, out, in), bias_t (K, out). In the reverse sweep g (N, out) is the
+adjoint of the tangent output (the ordinary gradient) and h (K, N, out) the adjoint of the output. A tangent or an
+adjoint that is None is zero. dtypes: float32, float64, bfloat16, float16; sums are in float32 (float64 for float64).
+
+Every function raises InvalidInputError (shapes, dtypes) and BackendUnavailableError (a backend asked for by name
+that cannot run), and returns contiguous tensors.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastunlearn.ops._dispatch import choose_backend
+
+from . import reference
+from ._arguments import check, check_matrix, check_out, check_streams
+
+__all__ = ["bias_product", "dual_backward", "dual_forward", "weight_product"]
+
+BACKENDS = ("reference",)
+
+
+def dual_forward(
+    x: Tensor,
+    xt: Tensor | None,
+    weight: Tensor,
+    weight_t: Tensor | None,
+    bias: Tensor | None = None,
+    bias_t: Tensor | None = None,
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """``y = x W^T + b`` (N, out) and ``yt = xt W^T + x Wt^T + bt`` (K, N, out).
+
+    yt is None where every tangent is None.
+    """
+    x = check_matrix("x", x)
+    rows, width = x.shape
+    weight = check("weight", weight, (None, width), x)
+    height = weight.shape[0]
+    xt = check("xt", xt, (None, rows, width), x)
+    weight_t = check("weight_t", weight_t, (None, height, width), x)
+    bias, bias_t = check("bias", bias, (height,), x), check("bias_t", bias_t, (None, height), x)
+    check_streams(xt=xt, weight_t=weight_t, bias_t=bias_t)
+    choose_backend(backend, x.device, BACKENDS)
+    return reference.dual_forward(x, xt, weight, weight_t, bias, bias_t)
+
+
+def dual_backward(
+    weight: Tensor, weight_t: Tensor | None, g: Tensor | None, h: Tensor | None, *, backend: str | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    """``gx = g W`` (N, in) and ``hx = h W + g Wt`` (K, N, in).
+
+    With g None this is the ordinary backward of K streams (gx is None); hx is None where nothing contributes to it.
+    """
+    weight = check_matrix("weight", weight)
+    height, width = weight.shape
+    weight_t = check("weight_t", weight_t, (None, height, width), weight)
+    g = check("g", g, (None, height), weight)
+    h = check("h", h, (None, None if g is None else g.shape[0], height), weight)
+    check_streams(weight_t=weight_t, h=h)
+    choose_backend(backend, weight.device, BACKENDS)
+    return reference.dual_backward(weight, weight_t, g, h)
+
+
+def weight_product(
+    x: Tensor,
+    xt: Tensor | None,
+    g: Tensor | None,
+    h: Tensor | None,
+    out: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """``out += h^T x + g^T xt`` in place, and returns out: (K, out, in), float32 (float64), any strides."""
+    x = check_matrix("x", x)
+    rows, width = x.shape
+    xt = check("xt", xt, (None, rows, width), x)
+    g = check("g", g, (rows, None), x)
+    h = check("h", h, (None, rows, None if g is None else g.shape[1]), x)
+    streams = check_streams(xt=xt, h=h)
+    if h is None and (g is None or xt is None):
+        return out
+    height = g.shape[1] if h is None else h.shape[2]
+    check_out("out", out, (streams, height, width), x)
+    choose_backend(backend, x.device, BACKENDS)
+    return reference.weight_product(x, xt, g, h, out)
+
+
+def bias_product(h: Tensor, out: Tensor, *, backend: str | None = None) -> Tensor:
+    """``out += sum over the rows of h`` in place, and returns out: h (K, N, out), out (K, out) float32 (float64)."""
+    check("h", h, (None, None, None), h)
+    check_out("out", out, (h.shape[0], h.shape[2]), h)
+    choose_backend(backend, h.device, BACKENDS)
+    return reference.bias_product(h.detach(), out)
