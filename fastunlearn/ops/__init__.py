@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import attention as _attention
 from . import ghost_gram as _ghost_gram
 from . import linear as _linear
 from . import linear_cross_entropy as _linear_cross_entropy
@@ -29,6 +30,7 @@ _GRAM = "fastunlearn.ops.ghost_gram"
 _TORCH = ("reference",)
 _ROWS = (
     Op("null", "fastunlearn.ops.null", "a copy of x: the op to copy for a new one", _null.BACKENDS),
+    Op("attention", "fastunlearn.ops.attention", "softmax attention, no S x T matrix", _attention.BACKENDS),
     Op("ghost_gram", _GRAM, "Gram of a linear layer's per-sample gradients, never formed", _ghost_gram.BACKENDS),
     Op("formed_gram", _GRAM, "the same Gram from gradients formed in tiles of the weight", _TORCH),
     Op("gram", _GRAM, "the cheaper of those two, by the cost model", _ghost_gram.BACKENDS),
