@@ -32,10 +32,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute the same thing: a name and a function without arguments that returns a tensor."""
+    """One way to compute the same thing: a name and a function without arguments that returns a tensor.
+
+    ``prepare`` builds what ``run`` needs (a model, say) and is never timed. ``ours``: whether it may not fail.
+    """
 
     name: str
     run: Callable[[], torch.Tensor]
+    prepare: Callable[[], object] | None = None
+    ours: bool = True
 
 
 def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
@@ -59,7 +64,17 @@ def compare(
     """
     results, passed = {}, []
     for way in ways:  # this is the warm-up as well
-        error = relative_error(way.run(), truth)
+        if way.prepare is not None:
+            way.prepare()
+        try:
+            result = way.run()
+        except Exception as failure:
+            if way.ours:
+                raise
+            reason = str(failure).strip().splitlines() or [type(failure).__name__]
+            results[way.name] = {"gate": "failed", "reason": f"{type(failure).__name__}: {reason[0][:200]}"}
+            continue
+        error = relative_error(result, truth)
         results[way.name] = {"error": error, "gate": "passed" if error <= gate else "rejected"}
         if error <= gate:
             passed.append(way)
@@ -158,8 +173,10 @@ def main() -> None:
     parser.add_argument("--peak", required=True, type=json.loads)
     ask = parser.parse_args().peak
     ways = importlib.import_module(ask["module"]).ways(ask["case"], ask["device"])
-    run = next(way.run for way in ways if way.name == ask["way"])
-    print(_peak_here(run, ask["device"]))
+    way = next(way for way in ways if way.name == ask["way"])
+    if way.prepare is not None:
+        way.prepare()
+    print(_peak_here(way.run, ask["device"]))
 
 
 if __name__ == "__main__":
