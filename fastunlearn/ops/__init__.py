@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import activation as _activation
 from . import attention as _attention
+from . import gated_mlp as _gated_mlp
 from . import ghost_gram as _ghost_gram
 from . import linear as _linear
 from . import linear_cross_entropy as _linear_cross_entropy
+from . import norm as _norm
 from . import null as _null
+from . import rope as _rope
 
 __all__ = ["OPS", "Op"]
 
@@ -43,6 +47,11 @@ _ROWS = (
         "output layer and cross-entropy: gradient, Hessian and Gauss-Newton products, no whole logits",
         _linear_cross_entropy.BACKENDS,
     ),
+    Op("rms_norm", "fastunlearn.ops.norm", "RMSNorm and its dual", _norm.BACKENDS),
+    Op("layer_norm", "fastunlearn.ops.norm", "LayerNorm and its dual", _norm.BACKENDS),
+    Op("activation", "fastunlearn.ops.activation", "SiLU, GELU and kin, and their dual", _activation.BACKENDS),
+    Op("gated_mlp", "fastunlearn.ops.gated_mlp", "act(gate) * up, and its dual", _gated_mlp.BACKENDS),
+    Op("rope", "fastunlearn.ops.rope", "rotary embedding, and its transpose", _rope.BACKENDS),
 )
 
 #: Every op by name.
