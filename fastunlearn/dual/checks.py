@@ -1,0 +1,76 @@
+"""Checks of what a dual pass is given; every message names the culprit and the mend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError
+
+__all__ = ["check_batch", "check_model", "check_vectors"]
+
+
+def check_model(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+    """Raises InvalidInputError for no or foreign parameters and for such that have no gradient."""
+    if not parameters:
+        raise InvalidInputError("parameters is empty: choose at least one")
+    own = {id(p) for p in model.parameters()}
+    seen: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        if id(parameter) not in own:
+            raise InvalidInputError(f"parameters: {name!r} is not a parameter of the model")
+        if not parameter.dtype.is_floating_point:
+            raise InvalidInputError(
+                f"parameters: {name!r} has dtype {parameter.dtype} and no gradient (quantised?): leave it out, or load "
+                f"the model unquantised"
+            )
+        if id(parameter) in seen:
+            raise InvalidInputError(f"parameters: {name!r} and {seen[id(parameter)]!r} are one tied tensor: give one")
+        seen[id(parameter)] = name
+
+
+def check_dropout(model: nn.Module) -> None:
+    """Raises InvalidInputError naming a module that would drop at random."""
+    for name, module in model.named_modules():
+        p = getattr(module, "p", 0.0)
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and p > 0:
+            raise InvalidInputError(
+                f"model: {name!r} drops out with p={p} in training mode, so the loss has no Hessian: call model.eval()"
+            )
+
+
+def check_vectors(
+    parameters: dict[str, nn.Parameter], tangents: Mapping[str, Tensor] | None, out: Mapping[str, Tensor] | None
+) -> int:
+    """K, the number of vectors. Raises InvalidInputError for a missing name, a wrong shape, dtype or device."""
+    count = None
+    for what, vectors in (("tangents", tangents), ("out", out)):
+        if vectors is None:
+            continue
+        for name, parameter in parameters.items():
+            if name not in vectors:
+                raise InvalidInputError(f"{what}: {name!r} is missing")
+            v = vectors[name]
+            if not isinstance(v, Tensor) or v.shape[1:] != parameter.shape or v.ndim != parameter.ndim + 1:
+                got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+                raise InvalidInputError(f"{what}[{name!r}]: expected (K, {tuple(parameter.shape)}), got {got}")
+            if count is None:
+                count = v.shape[0]
+            if v.shape[0] != count or count == 0:
+                raise InvalidInputError(f"{what}[{name!r}]: {v.shape[0]} vectors where others have {count}")
+            if v.device != parameter.device:
+                raise InvalidInputError(f"{what}[{name!r}] is on {v.device}, the parameter on {parameter.device}")
+            if what == "tangents" and not v.dtype.is_floating_point:
+                raise InvalidInputError(f"tangents[{name!r}]: expected a floating dtype, got {v.dtype}")
+            if what == "out" and v.dtype not in (torch.float32, torch.float64):
+                raise InvalidInputError(f"out[{name!r}]: accumulators are float32 or float64, got {v.dtype}")
+    return count
+
+
+def check_batch(batch: Any) -> None:
+    """Raises InvalidInputError for a batch that is None."""
+    if batch is None:
+        raise InvalidInputError("batch is None")

@@ -1,0 +1,173 @@
+"""The dual pass over a model: Hessian, Gauss-Newton and directional derivatives of a loss, exactly."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError
+
+from .checks import check_batch, check_model, check_vectors
+from .mode import DualMode, as_loss
+from .values import Dual
+
+__all__ = ["DualPass", "Result"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """``loss``: a float64 scalar tensor. ``loss_t`` (K,): its derivative along each tangent; None without tangents."""
+
+    loss: Tensor
+    loss_t: Tensor | None
+
+
+class DualPass:
+    """Second-order products of ``loss(model, batch)`` with respect to ``parameters``.
+
+    ``model``: any module whose forward is plain PyTorch. ``parameters``: name -> parameter, those that are varied; all
+    others are constants. ``loss(model, batch)`` returns a scalar; without it ``model(**batch).loss`` is taken.
+    Tangents are dicts name -> (K, \\*shape) and results are *added* to ``out``, dicts name -> (K, \\*shape) of float32
+    or float64. The model is as it was after every call, also after one that raised.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
+        loss: Callable[[nn.Module, Any], Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self.parameters = dict(parameters)
+        self._loss = loss
+        check_model(model, self.parameters)
+
+    def hessian(self, batch: Any, tangents: Mapping[str, Tensor], out: Mapping[str, Tensor], weight=1.0) -> Result:
+        """``out[name] += weight * (H v)[name]`` with H the Hessian of the batch's loss."""
+        return self._reverse(batch, tangents, out, weight, one_stream=False)
+
+    def ggn(self, batch: Any, tangents: Mapping[str, Tensor], out: Mapping[str, Tensor], weight=1.0) -> Result:
+        """``out[name] += weight * (J^T H_L J v)[name]``: H_L is the Hessian of the loss as a function of the logits."""
+        return self._reverse(batch, tangents, out, weight, one_stream=True)
+
+    def gradient(self, batch: Any, out: Mapping[str, Tensor], weight: float = 1.0) -> Result:
+        """``out[name] += weight * gradient[name]``; ``out`` has a leading axis of length 1."""
+        count = check_vectors(self.parameters, None, out)
+        if count != 1:
+            raise InvalidInputError(f"out: a gradient has a leading axis of 1, got {count}")
+        mode = DualMode(self.parameters, None, dict(out))
+        loss = self._forward(mode, batch)
+        loss.slot.add(None, torch.full((1, *loss.primal.shape), weight, dtype=loss.dtype, device=loss.device))
+        self._sweep(mode)
+        return Result(loss.primal.double().reshape(()), None)
+
+    def jvp(self, batch: Any, tangents: Mapping[str, Tensor]) -> Result:
+        """The loss and its derivative along each tangent, by a forward pass alone."""
+        count = check_vectors(self.parameters, tangents, None)
+        return _result(self._forward(DualMode(self.parameters, dict(tangents), None), batch), count)
+
+    def token_jvp(self, batch: Any, tangents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Per target position: the loss (B, S'), its derivatives (K, B, S') and the labels (B, S'), -100 = ignored.
+
+        S' is the number of positions that the model's loss looks at (shifted as the model shifts them).
+        """
+        check_vectors(self.parameters, tangents, None)
+        mode = DualMode(self.parameters, dict(tangents), None)
+        self._forward(mode, batch)
+        nll, labels = _only_tokens(mode)
+        rows = _rows(batch)
+        return nll.primal.view(rows, -1), nll.tangent.view(nll.tangent.shape[0], rows, -1), labels.view(rows, -1)
+
+    def weighted_gradient(self, batch: Any, token_weights: Tensor, out: Mapping[str, Tensor]) -> Tensor:
+        """``out[name] += gradient of sum_n c_n nll_n``; ``token_weights`` c is (B, S') as :meth:`token_jvp` counts.
+
+        ``out`` has a leading axis of 1. Returns the losses (B, S').
+        """
+        check_vectors(self.parameters, None, out)
+        mode = DualMode(self.parameters, None, dict(out))
+        self._forward(mode, batch)
+        nll, _ = _only_tokens(mode)
+        if token_weights.numel() != nll.primal.numel():
+            raise InvalidInputError(
+                f"token_weights: expected {nll.primal.numel()} (see token_jvp), got {token_weights.numel()}"
+            )
+        nll.slot.add(None, token_weights.to(nll.primal).reshape(1, -1))
+        self._sweep(mode)
+        return nll.primal.view(_rows(batch), -1)
+
+    def _reverse(self, batch, tangents, out, weight, one_stream: bool) -> Result:
+        count = check_vectors(self.parameters, tangents, out)
+        mode = DualMode(self.parameters, dict(tangents), dict(out), one_stream)
+        loss = self._forward(mode, batch)
+        loss.slot.add(torch.full_like(loss.primal, weight), None)
+        self._sweep(mode)
+        return _result(loss, count)
+
+    def _forward(self, mode: DualMode, batch: Any) -> Dual:
+        check_batch(batch)
+        with _prepared(self.model), torch.enable_grad(), mode:
+            value = _loss_of(self.model, batch) if self._loss is None else self._loss(self.model, batch)
+        return as_loss(value)
+
+    def _sweep(self, mode: DualMode) -> None:
+        with torch.no_grad():
+            mode.tape.reverse()
+
+
+def _only_tokens(mode: DualMode) -> tuple[Any, Tensor]:
+    if len(mode.tokens) != 1:
+        raise InvalidInputError(
+            f"loss: single tokens are seen in its one call of F.cross_entropy; it has {len(mode.tokens)} calls"
+        )
+    return mode.tokens[0]
+
+
+def _rows(batch: Any) -> int:
+    """The number of sequences in a batch."""
+    values = batch.values() if isinstance(batch, Mapping) else [batch]
+    return next((v.shape[0] for v in values if isinstance(v, Tensor) and v.ndim >= 2), 1)
+
+
+def _result(loss: Dual, count: int) -> Result:
+    tangent = loss.tangent
+    moved = loss.primal.new_zeros(count) if tangent is None else tangent
+    return Result(loss.primal.double().reshape(()), moved.double().reshape(count))
+
+
+def _loss_of(model: nn.Module, batch: Any) -> Any:
+    """``model(**batch).loss``, without a cache of keys and values where the model knows such a thing."""
+    if not isinstance(batch, Mapping):
+        raise InvalidInputError(f"batch: expected a mapping of the model's arguments, got {type(batch).__name__}")
+    options = dict(batch)
+    takes = inspect.signature(model.forward).parameters
+    if "use_cache" in takes and "use_cache" not in options:
+        options["use_cache"] = False
+    output = model(**options)
+    loss = getattr(output, "loss", None)
+    if loss is None and isinstance(output, Mapping):
+        loss = output.get("loss")
+    if loss is None and isinstance(output, tuple) and output:
+        loss = output[0] if getattr(output[0], "ndim", None) == 0 else output[-1]
+    if loss is None:
+        raise InvalidInputError("batch: the model returned no loss: add 'labels' to the batch, or pass loss=function")
+    return loss
+
+
+@contextmanager
+def _prepared(model: nn.Module) -> Iterator[None]:
+    """The model without a key-value cache; its configuration comes back afterwards."""
+    config = getattr(model, "config", None)
+    cached = getattr(config, "use_cache", None)
+    if cached:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        if cached:
+            config.use_cache = cached

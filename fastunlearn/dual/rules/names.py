@@ -1,0 +1,45 @@
+"""Names of torch functions that share one rule."""
+
+from __future__ import annotations
+
+__all__ = ["ASKED", "PLAIN", "PLAIN_PROPERTIES", "PROPERTIES", "REFUSED", "VIEWS"]
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Questions about shape, dtype and place.
+ASKED = _names(
+    """size dim stride numel nelement is_contiguous is_floating_point is_complex storage_offset get_device element_size
+    ndimension __len__ __hash__ result_type can_cast is_tensor is_storage is_same_size is_signed is_pinned is_inference
+    is_neg is_conj"""
+)
+PROPERTIES = _names(
+    """shape dtype device ndim layout is_cuda is_cpu is_sparse is_quantized is_meta is_mps is_xpu names requires_grad
+    is_leaf itemsize nbytes output_nr is_nested is_mkldnn is_sparse_csr"""
+)
+
+#: Functions without a derivative: the result is a constant.
+PLAIN = _names(
+    """detach item tolist __bool__ __float__ __int__ __index__ __contains__ numpy argmax argmin argsort eq ne lt le gt
+    ge isnan isinf isfinite isclose allclose equal nonzero sign floor ceil round trunc bool int long short byte
+    zeros_like ones_like empty_like rand_like randn_like randint_like full_like new_zeros new_ones new_empty new_full
+    new_tensor new bernoulli multinomial bincount histc count_nonzero any all logical_and logical_or logical_not
+    searchsorted bucketize __repr__ __str__ __format__ __array__ is_nonzero __dlpack__"""
+)
+PLAIN_PROPERTIES = _names("data grad _grad grad_fn _base _version")
+
+#: Functions that cannot be followed.
+REFUSED = _names(
+    """backward register_hook retain_grad requires_grad_ set_ resize_ data_ptr untyped_storage storage share_memory_
+    __deepcopy__ __reduce_ex__ resize_as_ apply_ map_ t_ transpose_ swapaxes_ squeeze_ unsqueeze_ as_strided_"""
+)
+
+#: Functions whose result may share memory with their first argument.
+VIEWS = _names(
+    """view view_as reshape reshape_as transpose swapaxes swapdims permute movedim moveaxis t unsqueeze squeeze flatten
+    unflatten expand expand_as broadcast_to __getitem__ narrow select slice chunk split tensor_split unbind diagonal
+    unfold as_strided contiguous to float double half bfloat16 type type_as ravel hsplit vsplit dsplit view_as_real
+    view_as_complex real imag adjoint T mT H mH"""
+)

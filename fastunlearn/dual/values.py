@@ -1,0 +1,133 @@
+"""What flows through a model in a dual pass: a value, its tangents, and the place where its adjoints add up.
+
+A :class:`Dual` stands in for a tensor. It has the tensor's shape, dtype and device but no data of its own, so an
+operation that no rule has seen fails loudly; it cannot drop a tangent. ``primal`` has shape ``shape``, ``tangent``
+has shape ``(K, *shape)``. The adjoints are ``g``, that of the tangent (the ordinary gradient; no K axis), and
+``h``, that of the primal (leading K axis).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastunlearn.errors import InvalidInputError
+
+__all__ = ["UNTAPED", "Dual", "ParameterSlot", "Slot", "UnsupportedOperationError"]
+
+
+class UnsupportedOperationError(InvalidInputError):
+    """The model does something that a dual pass cannot follow; the message names it and the mend."""
+
+
+class Slot:
+    """Where the adjoints of one value add up during the reverse sweep. ``needs_g``: whether g is of any use."""
+
+    __slots__ = ("g", "h", "own_g", "own_h")
+    needs_g = True
+
+    def __init__(self) -> None:
+        self.g: Tensor | None = None
+        self.h: Tensor | None = None
+        self.own_g = self.own_h = False
+
+    def add(self, g: Tensor | None, h: Tensor | None, fresh: bool = False) -> None:
+        """Adds adjoints. ``fresh``: the caller made these tensors and keeps no hold on them, so that later
+        additions may be made in place."""
+        if g is not None:
+            if self.g is None:
+                self.g, self.own_g = g, fresh
+            elif self.own_g:
+                self.g.add_(g)
+            else:
+                self.g, self.own_g = self.g + g, True
+        if h is not None:
+            if self.h is None:
+                self.h, self.own_h = h, fresh
+            elif self.own_h:
+                self.h.add_(h)
+            else:
+                self.h, self.own_h = self.h + h, True
+
+    def take(self) -> tuple[Tensor | None, Tensor | None]:
+        """The adjoints so far; the slot is empty afterwards."""
+        g, h = self.g, self.h
+        self.g = self.h = None
+        return g, h
+
+
+class ParameterSlot(Slot):
+    """The slot of a chosen parameter: h goes straight into the caller's accumulator ``out`` (K, \\*shape).
+
+    ``one_stream``: the pass is one in which no ordinary gradient may arrive at a parameter (GGN).
+    """
+
+    __slots__ = ("forbids_g", "name", "out")
+    needs_g = False
+
+    def __init__(self, name: str, out: Tensor | None, forbids_g: bool) -> None:
+        super().__init__()
+        self.name, self.out, self.forbids_g = name, out, forbids_g
+
+    def check(self, g: Tensor | None) -> None:
+        """Raises InvalidInputError where an ordinary gradient arrives in a Gauss-Newton pass."""
+        if g is not None and self.forbids_g:
+            raise InvalidInputError(
+                f"loss: parameter {self.name!r} acts on the loss by a way round F.cross_entropy (or log_softmax, "
+                f"mse_loss), so the Gauss-Newton matrix is not defined: use a loss of the logits, or the Hessian"
+            )
+
+    def add(self, g: Tensor | None, h: Tensor | None, fresh: bool = False) -> None:
+        self.check(g)
+        if h is not None:
+            self.out.add_(h)
+
+
+class _Untaped(Slot):
+    """The slot of values inside a block that keeps no tape: using it in the reverse sweep is an error."""
+
+    def add(self, g: Tensor | None, h: Tensor | None, fresh: bool = False) -> None:
+        raise UnsupportedOperationError(
+            "model: a value computed inside a repeated block leaves it other than by the block's result; "
+            'such a block cannot be recomputed: use memory="store"'
+        )
+
+
+UNTAPED = _Untaped()
+
+
+class Dual(torch.Tensor):
+    """A tensor with tangents. ``tangent`` is None only in passes without tangents (ordinary gradients)."""
+
+    primal: Tensor
+    tangent: Tensor | None
+    slot: Slot
+    root: Any  # of a view: (Dual it is a view of, function that makes the view, version of the Dual); else None
+    version: int
+
+    @staticmethod
+    def __new__(cls, primal: Tensor, tangent: Tensor | None, slot: Slot, root: Any = None) -> Dual:
+        self = torch.Tensor._make_wrapper_subclass(
+            cls, primal.size(), strides=primal.stride(), dtype=primal.dtype, device=primal.device
+        )
+        self.primal, self.tangent, self.slot, self.root, self.version = primal, tangent, slot, root, 0
+        return self
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # the mode calls the rules
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        raise UnsupportedOperationError(
+            f"model: {func} works on a value of the dual pass where no rule can see it (compiled or scripted code, "
+            f"or a value kept after the pass): switch compilation off, or write that part in plain PyTorch"
+        )
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        streams = "no tangent" if self.tangent is None else f"{self.tangent.shape[0]} tangents"
+        return f"Dual({tuple(self.primal.shape)}, {self.primal.dtype}, {streams})"
+
+    def snapshot(self) -> Dual:
+        """The same value under another name: it stays as it is when this one is written to in place."""
+        return Dual(self.primal, self.tangent, self.slot)
