@@ -11,12 +11,20 @@ __version__ = "0.1.0"
 _HOMES = {
     "METHODS": "fastunlearn.unlearn",
     "FastUnlearnError": "fastunlearn.errors",
+    "Fisher": "fastunlearn.operators.fisher",
+    "GGN": "fastunlearn.operators.ggn",
+    "Hessian": "fastunlearn.operators.hessian",
+    "Identity": "fastunlearn.operators.base",
     "KeptFisher": "fastunlearn.solve",
     "LowRankFisher": "fastunlearn.solve",
     "UnlearnResult": "fastunlearn.unlearn",
+    "gradient": "fastunlearn.operators.first_order",
     "info": "fastunlearn.info",
+    "jvp": "fastunlearn.operators.first_order",
     "keep_fisher": "fastunlearn.unlearn",
+    "per_sample_dot": "fastunlearn.operators.sample_space",
     "unlearn": "fastunlearn.unlearn",
+    "weighted_gradient": "fastunlearn.operators.sample_space",
 }
 
 __all__ = list(_HOMES)

@@ -1,0 +1,1 @@
+"""Curvature and per-sample gradients as linear operators: multiplied with, never formed."""

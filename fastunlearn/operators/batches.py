@@ -1,0 +1,135 @@
+"""Batches that can be walked again and again, and how much each stands for in the whole.
+
+The loss over all batches is ``sum_b w_b loss_b / W``. Without a loss of the user's, ``loss_b`` is the mean over the
+batch's n_b target tokens and ``w_b = n_b``, so that the whole is a sum over tokens, divided by
+
+    reduction "mean":    W = number of target tokens of all batches (for one batch: model(**batch).loss)
+    reduction "samples": W = number of sequences of all batches
+    reduction "sum":     W = 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError
+
+__all__ = ["REDUCTIONS", "Batches", "Part"]
+
+REDUCTIONS = ("mean", "samples", "sum")
+IGNORED = -100
+
+Loss = Callable[[nn.Module, Mapping], Tensor]
+
+
+class Part(NamedTuple):
+    """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences."""
+
+    batch: dict
+    weight: float
+    samples: int
+
+
+def _tensor(value: object) -> object:
+    """Lists of numbers (rows of a data set) as tensors; anything that makes no tensor stays."""
+    if isinstance(value, list):
+        try:
+            return torch.tensor(value)
+        except (TypeError, ValueError):
+            return value
+    return value
+
+
+class Batches:
+    """``batches``: any iterable that starts afresh each time (a list, a DataLoader, a data set) of mappings as the
+    model takes them; or one such mapping. A row without a batch axis is a batch of one.
+
+    ``loss(model, batch)``: a scalar, or None for the mean over target tokens (labels stand at the token's own place;
+    -100 and the first place of a row are no targets). ``weight(batch)``: w_b for a loss of the user's, default the
+    number of samples (first axis of the first tensor), under reduction "sum" always 1. Raises InvalidInputError.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Mapping] | Mapping,
+        device: torch.device,
+        *,
+        loss: Loss | None = None,
+        reduction: str = "mean",
+        weight: Callable[[Mapping], float] | None = None,
+    ) -> None:
+        if reduction not in REDUCTIONS or (reduction == "samples" and loss is not None):
+            known = REDUCTIONS if loss is None else ("mean", "sum")
+            raise InvalidInputError(f"reduction={reduction!r}: use one of {', '.join(known)}")
+        if weight is not None and loss is None:
+            raise InvalidInputError("batch_weight goes with loss=; without a loss, batches weigh by target tokens")
+        if loss is not None and not callable(loss):
+            raise InvalidInputError(f"loss is a {type(loss).__name__}; it must be a function loss(model, batch)")
+        if isinstance(batches, Mapping):
+            batches = [batches]
+        if not isinstance(batches, Iterable) or isinstance(batches, Tensor | str):
+            raise InvalidInputError(f"batches is a {type(batches).__name__}: give a list or DataLoader of mappings")
+        if iter(batches) is batches:
+            raise InvalidInputError(
+                f"batches is a {type(batches).__name__}, which can be walked only once, and every product walks it "
+                f"again: give list(batches), or a DataLoader"
+            )
+        self._batches, self._device, self._loss = batches, device, loss
+        self.reduction, self._weight = reduction, weight
+        first = next(iter(batches), None)
+        if first is None:
+            raise InvalidInputError("batches is empty: give at least one batch")
+        self._prepare(first, 0)
+
+    def __iter__(self) -> Iterator[Part]:
+        for i, batch in enumerate(self._batches):
+            yield self._prepare(batch, i)
+
+    def _prepare(self, batch: object, i: int) -> Part:
+        if not isinstance(batch, Mapping):
+            raise InvalidInputError(
+                f"batches[{i}] is a {type(batch).__name__}; it must be a mapping of the model's arguments, such as "
+                f"{{'input_ids': ..., 'attention_mask': ..., 'labels': ...}}"
+            )
+        values = {name: _tensor(value) for name, value in batch.items()}
+        ids = values.get("input_ids")
+        if isinstance(ids, Tensor) and ids.dim() == 1:
+            values = {name: v[None] if isinstance(v, Tensor) else v for name, v in values.items()}
+        moved = {n: v.to(self._device) if isinstance(v, Tensor) else v for n, v in values.items()}
+        samples = next((v.shape[0] for v in moved.values() if isinstance(v, Tensor) and v.dim()), None)
+        if samples is None:
+            raise InvalidInputError(f"batches[{i}] holds no tensor; it has {', '.join(map(repr, moved)) or 'nothing'}")
+        if self._loss is None:
+            return Part(moved, float(target_tokens(moved, f"batches[{i}]")), samples)
+        weight = 1.0 if self.reduction == "sum" else float(samples)
+        return Part(moved, weight if self._weight is None else float(self._weight(moved)), samples)
+
+    def total(self, weights: float, samples: int) -> float:
+        """W: what the weighted sum is divided by. Raises InvalidInputError where there is nothing to average."""
+        if weights <= 0:
+            raise InvalidInputError(
+                "batches hold no target token: every label is -100, or stands in the first place of its row"
+                if self._loss is None
+                else "batch_weight gives no positive sum over the batches"
+            )
+        return {"mean": weights, "samples": float(samples), "sum": 1.0}[self.reduction]
+
+
+def target_tokens(batch: Mapping, name: str) -> int:
+    """How many tokens of the batch are predicted: labels other than -100, but for the first of each row."""
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor):
+        raise InvalidInputError(
+            f"{name} has no 'labels': add them (for all tokens: labels = input_ids, with -100 where attention_mask is "
+            f"0), or give loss=, a function loss(model, batch)"
+        )
+    if labels.dtype != torch.int64 or labels.dim() != 2:
+        raise InvalidInputError(
+            f"{name}['labels'] has shape {tuple(labels.shape)} and dtype {labels.dtype}; it must be "
+            f"(samples, tokens) of torch.int64"
+        )
+    return int((labels[:, 1:] != IGNORED).sum())

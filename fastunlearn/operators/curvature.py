@@ -1,0 +1,156 @@
+"""What the curvature operators share: the model, the batches and the walk over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError
+
+from .base import LinearOperator
+from .batches import Batches, Part
+from .parameters import Choice, choose_parameters
+from .space import Space
+
+if TYPE_CHECKING:
+    from fastunlearn.dual import DualPass
+
+__all__ = ["CurvatureOperator", "Walk", "check_evaluation"]
+
+
+def check_evaluation(model: nn.Module) -> None:
+    """Raises InvalidInputError where the model's loss is a random number, or not a sum over samples: a module in
+    train mode that drops out, or that normalises by the statistics of its batch."""
+    for name, module in model.named_modules():
+        if not module.training:
+            continue
+        where = f"model is in train mode, and its module {name or 'itself'!r}"
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InvalidInputError(f"{where} is a batch norm: call model.eval() first")
+        rates = [getattr(module, a, 0.0) for a in ("p", "dropout", "attention_dropout", "dropout_p", "hidden_dropout")]
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            rates = [module.p]
+        elif not isinstance(module, nn.Dropout):
+            rates = rates[1:]
+        if any(isinstance(rate, float) and rate > 0 for rate in rates):
+            raise InvalidInputError(f"{where} has dropout: call model.eval() first")
+
+
+class Walk:
+    """A model, its chosen parameters, batches and loss; each walk over the batches accumulates something."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping] | Mapping,
+        loss: Callable[[nn.Module, Mapping], Tensor] | None,
+        params: Choice,
+        reduction: str,
+        batch_weight: Callable[[Mapping], float] | None,
+        allow_unused: bool,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InvalidInputError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+        self.model, self.loss, self.allow_unused = model, loss, allow_unused
+        self.parameters = choose_parameters(model, params)
+        self.space = Space(self.parameters)
+        self.batches = Batches(batches, self.space.device, loss=loss, reduction=reduction, weight=batch_weight)
+        self._engine: DualPass | None = None
+        check_evaluation(model)
+
+    @property
+    def engine(self) -> DualPass:
+        """The dual pass over the model, made when it is first needed."""
+        if self._engine is None:
+            self._engine = make_engine(self.model, self.parameters, self.loss)
+        return self._engine
+
+    def tangents(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Vectors in the dtypes of their parameters, as the engine takes them."""
+        return {name: tensor.to(self.space.dtypes[name]) for name, tensor in vectors.items()}
+
+    def average(self, step: Callable[[Part], Any]) -> float:
+        """Calls ``step`` for every batch that has a weight, and returns W, which the sum is to be divided by.
+
+        ``step`` returns the engine's result. Raises InvalidInputError naming a parameter that took no part in any."""
+        check_evaluation(self.model)
+        weights, samples = 0.0, 0
+        unused: frozenset[str] = frozenset(self.parameters)
+        for part in self.batches:
+            samples += part.samples
+            if part.weight == 0:
+                continue
+            weights += part.weight
+            unused &= getattr(step(part), "unused", frozenset())
+        total = self.batches.total(weights, samples)
+        if unused and not self.allow_unused:
+            name = next(name for name in self.parameters if name in unused)
+            raise InvalidInputError(
+                f"params: {name!r} takes no part in the loss of any batch ({len(unused)} such of "
+                f"{len(self.parameters)}): leave it out of params=, or set allow_unused=True for zeros"
+            )
+        return total
+
+
+def make_engine(model: nn.Module, parameters: dict[str, nn.Parameter], loss: Any) -> DualPass:
+    """The dual pass that does the work. In one place, so that tests can put a slow oracle there."""
+    from fastunlearn.dual import DualPass
+
+    return DualPass(model, parameters, loss)
+
+
+class CurvatureOperator(LinearOperator):
+    """A curvature matrix of ``model`` over ``batches``, at the weights that the model has when it is multiplied.
+
+    ``model``: a causal language model as a module, in evaluation mode (or without dropout).
+    ``batches``: see :class:`~fastunlearn.operators.batches.Batches`; walked once per product.
+    ``loss``: None for the mean over the target tokens of all batches, or ``loss(model, batch)``, a scalar.
+    ``params``: None for all with ``requires_grad``; names, patterns or parameters.
+    ``reduction``: "mean", "samples" (per sequence) or "sum". ``batch_weight(batch)``: how much the user's loss of a
+    batch stands for in the mean (default: its number of samples).
+    ``vectors_at_once``: a matrix of more columns is done in several passes. ``allow_unused``: a parameter that takes
+    no part in the loss gives zeros instead of an error.
+
+    Sums are in float32, in float64 for float64 models, whatever the dtype of the weights; vectors are rounded to that
+    of the weights. On the CPU the same call gives the same bits whatever the number of threads, as far as PyTorch's own
+    operations do; on a GPU set ``torch.use_deterministic_algorithms(True)``. Raises InvalidInputError.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping] | Mapping,
+        loss: Callable[[nn.Module, Mapping], Tensor] | None = None,
+        params: Choice = None,
+        *,
+        reduction: str = "mean",
+        batch_weight: Callable[[Mapping], float] | None = None,
+        vectors_at_once: int = 16,
+        allow_unused: bool = False,
+    ) -> None:
+        self.walk = Walk(model, batches, loss, params, reduction, batch_weight, allow_unused)
+        if vectors_at_once < 1:
+            raise InvalidInputError(f"vectors_at_once={vectors_at_once}: it must be at least 1")
+        self.vectors_at_once = vectors_at_once
+        super().__init__(self.walk.space)
+
+    def accumulate(self, part: Part, tangents: dict[str, Tensor], out: dict[str, Tensor]) -> Any:
+        """Adds ``part.weight`` times the batch's matrix times the k tangents to ``out``; the engine's result."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
+        k = next(iter(vectors.values())).shape[0]
+        out = self.space.zeros(k)
+        for low in range(0, k, self.vectors_at_once):
+            some = slice(low, low + self.vectors_at_once)
+            tangents = self.walk.tangents({name: tensor[some] for name, tensor in vectors.items()})
+            sums = {name: tensor[some] for name, tensor in out.items()}
+            total = self.walk.average(lambda part, t=tangents, s=sums: self.accumulate(part, t, s))
+            if total != 1.0:
+                for tensor in sums.values():
+                    tensor.div_(total)
+        return out

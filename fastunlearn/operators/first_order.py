@@ -1,0 +1,75 @@
+"""g and g . v: the gradient of the loss over all batches, and its product with vectors (without the gradient)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError
+
+from .curvature import Walk
+from .parameters import Choice
+from .space import FORMS, Form, Vector
+
+__all__ = ["gradient", "jvp", "wanted_form"]
+
+
+def wanted_form(form: str) -> str:
+    """``form`` itself, or InvalidInputError where it is none of FORMS."""
+    if form not in FORMS:
+        raise InvalidInputError(f"form={form!r}: use one of {', '.join(FORMS)}")
+    return form
+
+
+@torch.no_grad()
+def gradient(
+    model: nn.Module,
+    batches: Iterable[Mapping] | Mapping,
+    loss: Callable[[nn.Module, Mapping], Tensor] | None = None,
+    params: Choice = None,
+    *,
+    reduction: str = "mean",
+    batch_weight: Callable[[Mapping], float] | None = None,
+    allow_unused: bool = False,
+    form: str = "flat",
+) -> Vector:
+    """``g = (1/W) sum_b w_b d loss_b / dtheta``: flat (P,), or as ``form`` says ("list", "tuple", "dict").
+
+    Arguments as for CurvatureOperator; sums in float32 (float64 for float64 models).
+    """
+    wanted_form(form)
+    walk = Walk(model, batches, loss, params, reduction, batch_weight, allow_unused)
+    out = walk.space.zeros(1)
+    total = walk.average(lambda part: walk.engine.gradient(part.batch, out, weight=part.weight))
+    return walk.space.write({name: tensor.div_(total) for name, tensor in out.items()}, Form(form, True))
+
+
+@torch.no_grad()
+def jvp(
+    model: nn.Module,
+    batches: Iterable[Mapping] | Mapping,
+    v: Vector,
+    loss: Callable[[nn.Module, Mapping], Tensor] | None = None,
+    params: Choice = None,
+    *,
+    reduction: str = "mean",
+    batch_weight: Callable[[Mapping], float] | None = None,
+) -> Tensor:
+    """``g . v``, the derivative of the loss along v: a scalar tensor, or (k,) for k vectors at once.
+
+    One dual forward, no backward. Arguments as for CurvatureOperator, v as for its ``@``.
+    """
+    walk = Walk(model, batches, loss, params, reduction, batch_weight, True)
+    vectors, form = walk.space.read(v)
+    tangents = walk.tangents(vectors)
+    sum_t = torch.zeros(next(iter(vectors.values())).shape[0], dtype=torch.float64, device=walk.space.device)
+
+    def step(part):
+        _, loss_t = walk.engine.jvp(part.batch, tangents)
+        sum_t.add_(loss_t.double(), alpha=part.weight)
+
+    total = walk.average(step)
+    answer = (sum_t / total).to(walk.space.dtype)
+    return answer[0] if form.single else answer
