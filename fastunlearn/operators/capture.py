@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from fastunlearn.data.encode import Encoded
-
 from .losses import TokenLoss
 from .model_state import evaluation
 from .plan import CapturePlan, Use
+from .samples import Sample
 from .sources import EmbeddingSource, LinearSource, RowsSource, Source
 from .targets import make_batch, target_logits
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Captured", "capture", "token_losses"]
 
 
 @dataclass
@@ -147,15 +146,21 @@ def _fits(use: Use, x: Tensor, g: Tensor, samples: int) -> bool:
     return len(tokens) == 2 and tokens[0] == samples and g.shape[:-1] == tokens
 
 
-def _batch_gradients(model, calls: _Calls, part, loss: TokenLoss, pad_token_id: int):
-    """The captured calls of one batch with the gradients of their outputs, and each sample's loss."""
+def token_losses(model, part, loss: TokenLoss, pad_token_id: int, weights: Tensor | None = None):
+    """The losses of one batch's target tokens (n,), each times its sample's weight (None: 1), and their samples."""
     found = target_logits(model, make_batch(model, part, pad_token_id))
     losses = loss(found.logits, found.tokens)
+    return losses if weights is None else losses * weights.to(losses)[found.sample], found.sample
+
+
+def _batch_gradients(model, calls: _Calls, part, loss: TokenLoss, pad_token_id: int, weights: Tensor | None):
+    """The captured calls of one batch with the gradients of their outputs, and each sample's loss."""
+    losses, sample = token_losses(model, part, loss, pad_token_id, weights)
     noted, calls.calls = calls.calls, []
     outputs = [output for _, _, output in noted]
     gradients = torch.autograd.grad(losses.sum(), outputs, allow_unused=True) if outputs else ()
     sums = torch.zeros(len(part), dtype=torch.float64, device=losses.device)
-    sums.index_add_(0, found.sample, losses.detach().double())
+    sums.index_add_(0, sample, losses.detach().double())
     return [(name, x, g) for (name, x, _), g in zip(noted, gradients, strict=True)], sums
 
 
@@ -163,17 +168,18 @@ def capture(
     model: nn.Module,
     plan: CapturePlan,
     names: Sequence[str],
-    samples: Sequence[Encoded],
+    samples: Sequence[Sample],
     loss: TokenLoss,
     *,
     pad_token_id: int,
     batch_size: int,
+    weights: Tensor | None = None,
     strict: bool = True,
     on_batch=None,
 ) -> Captured:
     """The factors of ``names`` (all with a rule in ``plan``) over all samples.
 
-    ``strict``: a parameter whose rule cannot be applied raises RuntimeError (the plan promised that it can);
+    ``weights`` (m,): each sample's loss is times its weight. ``strict``: a parameter whose rule cannot be applied raises RuntimeError (the plan promised that it can);
     otherwise its name is left out. ``on_batch(n)`` is called after each batch of n samples.
     """
     uses = [(name, use) for name in names for use in plan.uses[name]]
@@ -186,7 +192,8 @@ def capture(
         try:
             for start in range(0, len(samples), batch_size):
                 part = samples[start : start + batch_size]
-                noted, losses = _batch_gradients(model, calls, part, loss, pad_token_id)
+                some = None if weights is None else weights[start : start + len(part)]
+                noted, losses = _batch_gradients(model, calls, part, loss, pad_token_id, some)
                 sums.append(losses)
                 calls.listening = False
                 seen: dict[str, int] = defaultdict(int)

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from fastunlearn.data.encode import Encoded
-
 from .losses import negative_log_likelihood
 from .model_state import evaluation
+from .samples import Sample
 from .targets import make_batch, target_logits
 
 __all__ = ["CapturePlan", "Use", "make_plan"]
@@ -58,7 +57,7 @@ def _kind(module: nn.Module, attribute: str) -> str | None:
 
 
 def make_plan(
-    model: nn.Module, parameters: dict[str, nn.Parameter], samples: Sequence[Encoded], *, pad_token_id: int
+    model: nn.Module, parameters: dict[str, nn.Parameter], samples: Sequence[Sample], *, pad_token_id: int
 ) -> CapturePlan:
     """Finds the uses of ``parameters`` and tries every rule on the first few of ``samples``."""
     names = {id(p): name for name, p in parameters.items()}
@@ -79,7 +78,7 @@ def make_plan(
     return plan
 
 
-def _failing(model: nn.Module, plan: CapturePlan, samples: Sequence[Encoded], pad_token_id: int) -> set[str]:
+def _failing(model: nn.Module, plan: CapturePlan, samples: Sequence[Sample], pad_token_id: int) -> set[str]:
     from .capture import capture  # the capture reads plans
 
     generator = torch.Generator().manual_seed(0)

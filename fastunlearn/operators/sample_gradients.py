@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.progress import NO_PROGRESS, Progress
 from fastunlearn.resources import parse_memory
 
-from .capture import capture
+from .capture import capture, token_losses
 from .losses import TokenLoss, negative_log_likelihood
 from .model_state import evaluation
 from .plan import CapturePlan, make_plan
+from .samples import Sample
 from .sources import RowsSource, Source, tiles, weighted_sum
-from .targets import make_batch, sample_labels, target_logits
+from .targets import sample_labels
 
 __all__ = ["KINDS", "SampleGradients"]
 
@@ -38,7 +38,7 @@ class SampleGradients:
     ``loss``: token loss, summed over a sample's targets. ``kind``: "empirical" takes the samples' own labels,
     "sampled" labels drawn from the model (deterministic in ``seed``). ``parameters``: by name, default all
     that require a gradient. ``memory``: for kept factors, in bytes or as "1GB" (a batch's own activations come
-    on top). ``plan``: one made before for the same model and parameters, to save the trial of the rules.
+    on top). ``row_weights`` (m,): each sample's loss is times its weight. ``plan``: one made before for the same model and parameters, to save the trial of the rules.
 
     The weights must not change while this object is in use, except after all factors are kept (``passes`` with
     enough memory). ``evaluations`` counts per-sample gradients spent; ``spend(n)`` is called with each n of them.
@@ -48,7 +48,7 @@ class SampleGradients:
     def __init__(
         self,
         model: nn.Module,
-        samples: Sequence[Encoded],
+        samples: Sequence[Sample],
         *,
         pad_token_id: int,
         parameters: dict[str, nn.Parameter] | None = None,
@@ -61,6 +61,7 @@ class SampleGradients:
         progress: Progress | None = None,
         label: str = "samples",
         spend: Callable[[int], None] | None = None,
+        row_weights: Tensor | None = None,
     ):
         if not len(samples):
             raise InvalidInputError("samples is empty: give at least one sample to take gradients of")
@@ -78,6 +79,7 @@ class SampleGradients:
         if kind == "sampled":
             samples = sample_labels(model, samples, pad_token_id=pad_token_id, batch_size=batch_size, seed=seed)
         self.samples = samples
+        self.row_weights = row_weights
         self.losses: Tensor | None = None  # (m,) float64, known after the first pass
         self.evaluations = 0
         self._spend_elsewhere = spend
@@ -137,7 +139,7 @@ class SampleGradients:
             with self.progress.task(f"Gradients of {len(self)} {self.label}", total=len(self)) as task:
                 captured = capture(
                     self.model, self.plan, ruled, self.samples, self.loss, pad_token_id=self.pad_token_id,
-                    batch_size=self.batch_size, on_batch=task.advance,
+                    batch_size=self.batch_size, weights=self.row_weights, on_batch=task.advance,
                 )  # fmt: skip
             found, self.losses = captured.sources, captured.losses
             self._spend()
@@ -159,11 +161,15 @@ class SampleGradients:
         for name, sources in found.items():
             for source in sources:
                 tensor = source.rows if isinstance(source, RowsSource) else source.g
-                if not bool(torch.isfinite(tensor).all()):
-                    raise InvalidInputError(
-                        f"model: a gradient of {name!r} is NaN or infinite on the {self.label}; "
-                        "check the weights, or use a wider dtype"
-                    )
+                if bool(torch.isfinite(tensor).all()):
+                    continue
+                row = int(torch.nonzero(~torch.isfinite(tensor).all(1))[0])
+                if not isinstance(source, RowsSource):
+                    row = int(torch.searchsorted(source.offsets, row, right=True)) - 1
+                raise InvalidInputError(
+                    f"model: the gradient of {name!r} is NaN or infinite at sample {row} (counted from 0) of the "
+                    f"{self.label}; check that sample and the weights, or use a wider dtype"
+                )
 
     def _one_by_one(self, names: list[str]) -> dict[str, list[Source]]:
         """Gradients of parameters without a rule: one backward pass for each sample."""
@@ -175,8 +181,8 @@ class SampleGradients:
             self.progress.task(f"Gradients of {len(self)} {self.label}, one by one", total=len(self)) as task,
         ):
             for i, sample in enumerate(self.samples):
-                found = target_logits(self.model, make_batch(self.model, [sample], self.pad_token_id))
-                loss = self.loss(found.logits, found.tokens).sum()
+                own = None if self.row_weights is None else self.row_weights[i : i + 1]
+                loss = token_losses(self.model, [sample], self.loss, self.pad_token_id, own)[0].sum()
                 gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
                 for row, gradient in zip(rows, gradients, strict=True):
                     row[i] = 0 if gradient is None else gradient.flatten()
@@ -226,15 +232,15 @@ class SampleGradients:
         ):
             for start in range(0, len(self), self.batch_size):
                 part = self.samples[start : start + self.batch_size]
-                found = target_logits(self.model, make_batch(self.model, part, self.pad_token_id))
-                losses = self.loss(found.logits, found.tokens)
-                weights = c[start : start + len(part)][found.sample].to(losses.dtype)
+                own = None if self.row_weights is None else self.row_weights[start : start + len(part)]
+                losses, sample = token_losses(self.model, part, self.loss, self.pad_token_id, own)
+                weights = c[start : start + len(part)][sample].to(losses.dtype)
                 gradients = torch.autograd.grad((losses * weights).sum(), chosen, allow_unused=True)
                 for sum_, gradient in zip(total, gradients, strict=True):
                     if gradient is not None:
                         sum_ += gradient
                 sums.append(torch.zeros(len(part), dtype=torch.float64, device=losses.device))
-                sums[-1].index_add_(0, found.sample, losses.detach().double())
+                sums[-1].index_add_(0, sample, losses.detach().double())
                 task.advance(len(part))
         self._spend()
         self.losses = torch.cat(sums)
@@ -247,11 +253,20 @@ class SampleGradients:
         blocks = 1 if block_of is None else 1 + max(block_of.values())
         result = torch.zeros(blocks, len(self), columns, dtype=torch.float64, device=self.device)
         for name, sources in self.passes():
-            v = vectors[name].flatten(1)
-            for where, tile in tiles(sources, len(self), self.parameters[name].shape, self.memory_bytes // 4):
-                part = tile @ v[:, where].to(tile).T
-                result[0 if block_of is None else block_of[name]] += part.double()
+            part = sum(source.dot(vectors[name]) for source in sources)
+            result[0 if block_of is None else block_of[name]] += part
         return result[0] if block_of is None else result
+
+    def weighted_squares(self, c: Tensor) -> dict[str, Tensor]:
+        """``sum_i c_i g_i^2``, element by element, by parameter in its shape; from formed tiles, at least float32."""
+        found = {}
+        for name, sources in self.passes():
+            shape = self.parameters[name].shape
+            parts = [
+                c.to(tile) @ tile.square() for _, tile in tiles(sources, len(self), shape, self.memory_bytes // 4)
+            ]
+            found[name] = torch.cat(parts).view(shape)
+        return found
 
     def combine(self, weights: Tensor) -> dict[str, Tensor]:
         """``W G`` by parameter as (k, *shape), for k rows of sample weights W (k, m): ``weighted_gradient`` k times

@@ -20,7 +20,11 @@ from torch import Tensor
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gram, rows_gram
 
+from .gemm import nt
+
 __all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "source_gram", "tiles", "weighted_sum"]
+
+DOT_TOKENS = 4096  # tokens at a time in a product with a vector: bounds the scratch memory
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -42,6 +46,18 @@ class LinearSource:
         left, x = _scaled(self.g, c, self.offsets), _wide(self.x)
         return (x.T @ left if self.transposed else left.T @ x).view(shape)
 
+    def dot(self, v: Tensor) -> Tensor:
+        """(m, k) float64: ``sum_t g_t . (V x_t)`` for v (k, *weight shape), without a gradient in sight."""
+        out = []
+        for one in v:
+            x, g = (self.g, self.x) if self.transposed else (self.x, self.g)
+            parts = [
+                (nt(_wide(a), one.to(_wide(a))) * _wide(b)).sum(1, dtype=torch.float64)
+                for a, b in zip(x.split(DOT_TOKENS), g.split(DOT_TOKENS), strict=True)
+            ]
+            out.append(_by_sample(torch.cat(parts) if parts else x.new_zeros(0, dtype=torch.float64), self.offsets))
+        return torch.stack(out, 1)
+
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         rows, columns = (self.x, self.g) if self.transposed else (self.g, self.x)
         return _outer_sums(rows[:, low:high], columns, self.offsets)
@@ -58,6 +74,10 @@ class EmbeddingSource:
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
         left = _scaled(self.g, c, self.offsets)
         return left.new_zeros(shape).index_add_(0, self.ids, left)
+
+    def dot(self, v: Tensor) -> Tensor:
+        per_token = [(one[self.ids].to(_wide(self.g)) * self.g).sum(1, dtype=torch.float64) for one in v]
+        return torch.stack([_by_sample(some, self.offsets) for some in per_token], 1)
 
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         samples = self.offsets.numel() - 1
@@ -78,12 +98,21 @@ class RowsSource:
         rows = _wide(self.rows)
         return (c.to(rows) @ rows).view(shape)
 
+    def dot(self, v: Tensor) -> Tensor:
+        rows = _wide(self.rows)
+        return torch.stack([(rows * one.to(rows).flatten()).sum(1, dtype=torch.float64) for one in v], 1)
+
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         width = self.rows.shape[1] // shape[0] if len(shape) else 1
         return _wide(self.rows[:, low * width : high * width])
 
 
 Source = LinearSource | EmbeddingSource | RowsSource
+
+
+def _by_sample(per_token: Tensor, offsets: Tensor) -> Tensor:
+    """Sums of consecutive tokens, by sample: (m,)."""
+    return per_token.new_zeros(offsets.numel() - 1).index_add_(0, _owner(offsets), per_token)
 
 
 def _owner(offsets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastunlearn.data.encode import Encoded, collate
+from .samples import Sample, collate_any
 
 __all__ = ["Targets", "make_batch", "sample_labels", "target_logits"]
 
@@ -26,12 +26,12 @@ class Targets(NamedTuple):
     sample: Tensor
 
 
-def make_batch(model: nn.Module, samples: Sequence[Encoded], pad_token_id: int) -> dict[str, Tensor]:
+def make_batch(model: nn.Module, samples: Sequence[Sample], pad_token_id: int) -> dict[str, Tensor]:
     """The samples as one right-padded batch on the model's device, with explicit positions where the model
     takes them (so that position embeddings, too, are looked up once per sample)."""
     device = next(model.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in collate(samples, pad_token_id=pad_token_id).items()}
-    if "position_ids" in inspect.signature(model.forward).parameters:
+    batch = {name: tensor.to(device) for name, tensor in collate_any(samples, pad_token_id=pad_token_id).items()}
+    if "position_ids" not in batch and "position_ids" in inspect.signature(model.forward).parameters:
         rows, length = batch["input_ids"].shape
         batch["position_ids"] = torch.arange(length, device=device).expand(rows, length)
     return batch
@@ -52,14 +52,14 @@ def target_logits(model: nn.Module, batch: dict[str, Tensor]) -> Targets:
 
 @torch.no_grad()
 def sample_labels(
-    model: nn.Module, samples: Sequence[Encoded], *, pad_token_id: int, batch_size: int, seed: int
-) -> list[Encoded]:
+    model: nn.Module, samples: Sequence[Sample], *, pad_token_id: int, batch_size: int, seed: int
+) -> list[Sample]:
     """The samples with every target token drawn from the model's own prediction at that position.
 
     The inputs stay as they are. Per-sample gradients of these labels give the true Fisher (of cross-entropy,
     which is its Gauss-Newton matrix) instead of the empirical one. Deterministic in ``seed``.
     """
-    drawn: list[Encoded] = []
+    drawn: list[Sample] = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
@@ -71,5 +71,5 @@ def sample_labels(
             # The first token of a sample is never predicted, whatever its label says.
             places = torch.nonzero(labels[1:] != -100).squeeze(1) + 1
             labels[places] = tokens[owner == i]
-            drawn.append(Encoded(sample.input_ids, labels))
+            drawn.append(sample._replace(labels=labels))
     return drawn

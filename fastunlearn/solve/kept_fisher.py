@@ -30,7 +30,7 @@ from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.progress import Progress
 from fastunlearn.storage.files import write_tensors
 
-from .low_rank_fisher import check_damping
+from .sample_space import check_damping
 
 __all__ = ["KeptFisher", "fingerprint", "keep_fisher"]
 

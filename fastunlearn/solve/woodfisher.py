@@ -4,7 +4,7 @@
     F_i^-1 = F_{i-1}^-1 - (F_{i-1}^-1 g_i)(F_{i-1}^-1 g_i)^T / (m + g_i^T F_{i-1}^-1 g_i)
 
 (Singh & Alistarh 2020, WoodFisher; used by arXiv 2403.10557.) It equals the Woodbury form exactly, and loses
-digits as the damping falls: fastunlearn solves by :class:`~fastunlearn.solve.low_rank_fisher.LowRankFisher`.
+digits as the damping falls: fastunlearn solves by :mod:`~fastunlearn.solve.sample_space`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .low_rank_fisher import check_damping
+from .sample_space import check_damping
 
 __all__ = ["woodfisher_inverse"]
 

@@ -18,7 +18,7 @@ from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
 from fastunlearn.operators.plan import CapturePlan, make_plan
 from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.solve.kept_fisher import KeptFisher
-from fastunlearn.solve.low_rank_fisher import LowRankFisher
+from fastunlearn.solve.sample_space import SampleSpaceFisher
 
 from .request import Request
 
@@ -87,7 +87,7 @@ class _RetainFisher:
     def __init__(self, retained: SampleGradients, forget: SampleGradients, damping: float, blocks):
         self.retained, self.forget = retained, forget
         grams = gram_blocks([retained, forget], [(0, 0), (0, 1), (1, 1)], blocks)
-        self.fisher = LowRankFisher(retained, damping, blocks=blocks, gram=grams[0, 0])
+        self.fisher = SampleSpaceFisher(retained, damping, blocks=blocks, gram=grams[0, 0])
         self._cross, self._own = grams[0, 1], grams[1, 1]
 
     def solve_forget(self, c: Tensor) -> Vector:

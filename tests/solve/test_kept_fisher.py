@@ -7,9 +7,9 @@ import torch
 
 from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError, OutputError
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.solve import KeptFisher, LowRankFisher, keep_fisher
+from fastunlearn.solve import KeptFisher, SampleSpaceFisher, keep_fisher
 from tests.operators.sampling import flat
-from tests.solve.test_low_rank_fisher import error, operator, samples, split
+from tests.solve.test_sample_space import error, operator, samples, split
 
 
 def keep(model, **options) -> KeptFisher:
@@ -23,7 +23,7 @@ def random_vector(model):
 def test_full_rank_loses_nothing(tiny_gpt2):
     model = tiny_gpt2()
     kept, v = keep(model), random_vector(model)
-    fisher = LowRankFisher(operator(model), 1e-3)
+    fisher = SampleSpaceFisher(operator(model), 1e-3)
     assert kept.rank == len(samples())
     assert error(flat(kept.solve(v)), flat(fisher.solve(v))) <= 1e-8
     assert error(flat(kept.power(-0.25, v, floor=0.01)), flat(fisher.power(-0.25, v, floor=0.01))) <= 1e-8
@@ -33,7 +33,7 @@ def test_downdate_is_the_fisher_without_those_records(tiny_gpt2):
     model = tiny_gpt2()
     v = random_vector(model)
     left = keep(model).remove(operator(model, samples()[:3]))
-    expected = LowRankFisher(operator(model, samples()[3:]), 1e-3)
+    expected = SampleSpaceFisher(operator(model, samples()[3:]), 1e-3)
     assert left.samples == 5
     assert error(flat(left.solve(v)), flat(expected.solve(v))) <= 1e-8
 
@@ -41,7 +41,7 @@ def test_downdate_is_the_fisher_without_those_records(tiny_gpt2):
 def test_low_rank_keeps_the_largest_and_stays_positive_definite(tiny_gpt2):
     model = tiny_gpt2()
     kept = keep(model, rank=3)
-    truth = torch.linalg.eigvalsh(LowRankFisher(operator(model), 1e-3).gram[0])
+    truth = torch.linalg.eigvalsh(SampleSpaceFisher(operator(model), 1e-3).gram[0])
     assert torch.allclose(kept.core.diag(), truth.flip(0)[:3])
     left = kept.remove(operator(model, samples()[:4]))
     assert torch.linalg.eigvalsh(left.core).min() >= -1e-9

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastunlearn.errors import NotPositiveDefiniteError
-from fastunlearn.solve import KeptFisher, LowRankFisher
+from fastunlearn.solve import KeptFisher, SampleSpaceFisher
 from fastunlearn.unlearn.second_order import newton_update
 
 ROWS, REMOVED, WIDTH = 200, 15, 10
@@ -82,7 +82,7 @@ def test_the_update_reaches_the_minimiser_without_the_rows(ridge):
 
 def test_the_same_by_the_solver_of_retained_records(ridge):
     retained, forget = Rows(ridge.x[REMOVED:]), Rows(ridge.x[:REMOVED])
-    fisher = LowRankFisher(retained, DAMPING, gram=(retained.x @ retained.x.T)[None])
+    fisher = SampleSpaceFisher(retained, DAMPING, gram=(retained.x @ retained.x.T)[None])
     assert distance(ridge, newton_update(fisher.solve(ridge.g), len(retained))) <= 1e-12
     # As the method does it, from g = J^T c: the 15 rows span all 10 dimensions, so there is such a c.
     c = torch.linalg.lstsq(forget.x.T, ridge.g["theta"]).solution

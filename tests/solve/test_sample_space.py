@@ -9,7 +9,7 @@ import torch
 from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError
 from fastunlearn.operators.gram import gram_blocks
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.solve import LowRankFisher, woodfisher_inverse
+from fastunlearn.solve import SampleSpaceFisher, woodfisher_inverse
 from tests.operators.sampling import flat, make_samples, true_gradients
 
 LENGTHS = (5, 9, 3, 7, 6, 8, 4, 10)
@@ -50,7 +50,7 @@ def test_push_through_in_float32_against_the_dense_float64_inverse(tiny_gpt2, da
     g = true_gradients(wide, samples())
     c = torch.randn(len(g), dtype=torch.float64)
     truth = torch.linalg.solve(dense_fisher(g, damping), g.T @ c)
-    assert error(flat(LowRankFisher(operator(narrow), damping).solve_samples(c)), truth) <= 1e-6
+    assert error(flat(SampleSpaceFisher(operator(narrow), damping).solve_samples(c)), truth) <= 1e-6
 
 
 def extended_woodfisher(g: torch.Tensor, damping: float) -> np.ndarray:
@@ -68,7 +68,7 @@ def test_float64_against_the_woodfisher_recursion(tiny_gpt2, damping):
     model = tiny_gpt2(layers=1, **SMALL)
     g = true_gradients(model, samples())
     inverse = extended_woodfisher(g, damping)
-    fisher = LowRankFisher(operator(model), damping)
+    fisher = SampleSpaceFisher(operator(model), damping)
 
     c = torch.randn(len(g), dtype=torch.float64)
     expected = torch.from_numpy((inverse @ (g.T @ c).numpy()).astype(np.float64))
@@ -85,7 +85,7 @@ def test_float64_against_the_woodfisher_recursion(tiny_gpt2, damping):
 def test_block_solves(tiny_gpt2, kind):
     model = tiny_gpt2(layers=2, **SMALL)
     g = true_gradients(model, samples())
-    fisher = LowRankFisher(operator(model), 1e-3, blocks=kind)
+    fisher = SampleSpaceFisher(operator(model), 1e-3, blocks=kind)
     dense, seen = dense_fisher(g, 1e-3), []
     for name, parameter in model.named_parameters():
         seen += [fisher.blocks.of[name]] * parameter.numel()
@@ -107,7 +107,7 @@ def test_right_hand_sides_of_other_samples(tiny_gpt2):
     model = tiny_gpt2()
     forget = make_samples((6, 4, 5), seed=9)
     inside, outside = operator(model), operator(model, forget)
-    fisher = LowRankFisher(inside, 1e-3, blocks="layer")
+    fisher = SampleSpaceFisher(inside, 1e-3, blocks="layer")
     cross = gram_blocks([inside, outside], [(0, 1)], fisher.blocks)[0, 1]
     c = torch.randn(3, dtype=torch.float64)
     w, u = fisher.outside_weights(cross, c)
@@ -119,7 +119,7 @@ def test_right_hand_sides_of_other_samples(tiny_gpt2):
 
 def test_the_solve_is_symmetric_and_linear(tiny_llama):
     model = tiny_llama(tied=True)
-    fisher = LowRankFisher(operator(model), 1e-2)
+    fisher = SampleSpaceFisher(operator(model), 1e-2)
     u, v = torch.randn(2, sum(p.numel() for p in model.parameters()), dtype=torch.float64)
     solve = lambda vector: flat(fisher.solve(split(model, vector)))  # noqa: E731
     assert abs(u @ solve(v) - v @ solve(u)) <= 1e-9 * abs(u @ solve(v))
@@ -129,16 +129,16 @@ def test_the_solve_is_symmetric_and_linear(tiny_llama):
 @pytest.mark.parametrize("damping", [0, -1.0, float("nan"), float("inf"), None, True])
 def test_damping_must_be_above_zero(tiny_gpt2, damping):
     with pytest.raises(InvalidInputError, match="damping="):
-        LowRankFisher(operator(tiny_gpt2(layers=1)), damping)
+        SampleSpaceFisher(operator(tiny_gpt2(layers=1)), damping)
 
 
 def test_damping_eaten_by_rounding_is_refused(tiny_gpt2):
     g = operator(tiny_gpt2(layers=1), make_samples((5,)) * 4)  # four times one sample: rank 1
-    gram = gram_blocks([g], [(0, 0)], LowRankFisher(g, 1.0).blocks)[0, 0]
+    gram = gram_blocks([g], [(0, 0)], SampleSpaceFisher(g, 1.0).blocks)[0, 0]
     with pytest.raises(NotPositiveDefiniteError, match="raise damping"):
-        LowRankFisher(g, 1e-300, gram=gram - 1e-9 * torch.eye(4, dtype=torch.float64))
+        SampleSpaceFisher(g, 1e-300, gram=gram - 1e-9 * torch.eye(4, dtype=torch.float64))
 
 
 def test_wrong_number_of_sample_weights(tiny_gpt2):
     with pytest.raises(InvalidInputError, match=r"c has shape \(3,\); it must be \(8,\)"):
-        LowRankFisher(operator(tiny_gpt2(layers=1)), 1e-3).sample_weights(torch.ones(3))
+        SampleSpaceFisher(operator(tiny_gpt2(layers=1)), 1e-3).sample_weights(torch.ones(3))
