@@ -28,8 +28,9 @@ MOST_ROWS = 20_000  # their Gram in float64 takes 3.2 GB
 @torch.no_grad()
 def gauss_newton_rows(
     model: nn.Module, samples: Sequence[Sample], *, pad_token_id: int
-) -> tuple[list[Sample], Tensor]:
-    """Samples with one label each, and their weights (rows,) float64, whose gradients are the rows above.
+) -> tuple[list[Sample], Tensor, list[int]]:
+    """Samples with one label each and their weights (rows,) float64, whose gradients are the rows above, and the
+    number in ``samples`` of the sample that each row comes from.
 
     Raises InvalidInputError where there would be more than MOST_ROWS.
     """
@@ -41,9 +42,9 @@ def gauss_newton_rows(
             f"{MOST_ROWS}: use kind='sampled' (its mean is the same matrix), or nystrom() on the GGN operator"
         )
     rows: list[Sample] = []
-    weights = []
+    weights, owners = [], []
     with evaluation(model):
-        for sample in samples:
+        for number, sample in enumerate(samples):
             found = target_logits(model, make_batch(model, [sample], pad_token_id))
             roots = found.logits.double().softmax(1).sqrt().cpu()
             places = (torch.nonzero(sample.labels[1:] != IGNORE).squeeze(1) + 1).tolist()
@@ -52,7 +53,8 @@ def gauss_newton_rows(
                     labels = torch.full_like(sample.labels, IGNORE)
                     labels[place] = token
                     rows.append(sample._replace(labels=labels))
+                    owners.append(number)
                 weights.append(root)
     if not rows:
         raise InvalidInputError("batches: no sample has a target token, so there is no curvature")
-    return rows, torch.cat(weights)
+    return rows, torch.cat(weights), owners

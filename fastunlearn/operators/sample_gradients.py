@@ -221,6 +221,28 @@ class SampleGradients:
             for name, sources in self.passes()
         }
 
+    def pull(self, weights: Tensor, block_of: dict[str, int]) -> dict[str, Tensor]:
+        """``G^T W`` by parameter as (k, *shape) for weights W (blocks, m, k): ``weighted_gradient`` for k columns."""
+        if weights.shape[0] == 1 and (self._kept is None or weights.shape[2] == 1):
+            columns = [self.weighted_gradient(weights[0, :, j]) for j in range(weights.shape[2])]
+            return {name: torch.stack([one[name] for one in columns]) for name in self.parameters}
+        found = {}
+        for name, sources in self.passes():
+            own, shape = weights[block_of[name]].to(self.device), self.parameters[name].shape
+            found[name] = torch.stack([weighted_sum(sources, own[:, j], shape) for j in range(own.shape[1])])
+        return found
+
+    def batch_bytes(self, batch_size: int) -> int:
+        """About how many bytes one batch of the longest samples takes during a pass: its logits, their softmax and
+        its gradient, and the inputs and outputs of the layers at hand, a copy and a half of each."""
+        longest = max(s.input_ids.numel() for s in self.samples)
+        layers = [p for name, p in self.parameters.items() if p.dim() == 2 and name in self.plan.uses]
+        head = self.model.get_output_embeddings()
+        classes = head.weight.shape[0] if head is not None else 0
+        width = sum(sum(p.shape) for p in layers if p.shape[0] != classes)
+        size = next(iter(self.parameters.values())).element_size()
+        return batch_size * longest * (4 * classes * max(4, size) + int(1.5 * width * size))
+
     def _backward(self, c: Tensor) -> dict[str, Tensor]:
         chosen = list(self.parameters.values())
         wide = torch.float64 if chosen[0].dtype == torch.float64 else torch.float32

@@ -10,7 +10,6 @@ where it is not the down-date is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -30,20 +29,12 @@ from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.progress import Progress
 from fastunlearn.storage.files import write_tensors
 
+from .fingerprint import fingerprint
 from .sample_space import check_damping
 
 __all__ = ["KeptFisher", "fingerprint", "keep_fisher"]
 
 FORMAT = "fastunlearn-kept-fisher-1"
-
-
-def fingerprint(parameters: dict[str, Tensor]) -> str:
-    """SHA-256 of the names, shapes and bits of the parameters: a kept Fisher is of these weights and no others."""
-    digest = hashlib.sha256()
-    for name, tensor in parameters.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass

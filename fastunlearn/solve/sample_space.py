@@ -53,6 +53,17 @@ def cholesky(matrix: Tensor, what: str, mend: str) -> Tensor:
     return factor
 
 
+Vectors = dict[str, Tensor]
+
+
+def _several(v: Vectors) -> Vectors:
+    return {name: tensor[None] for name, tensor in v.items()}
+
+
+def _single(v: Vectors) -> Vectors:
+    return {name: tensor[0] for name, tensor in v.items()}
+
+
 class SampleSpace:
     """The m x m side of the formulas above, by block: from products ``G v`` to weights of rows.
 
@@ -174,9 +185,13 @@ class SampleSpaceFisher:
             raise InvalidInputError(f"c has shape {tuple(c.shape)}; it must be ({rows},): one per sample")
         return self.space.push_through(c[:, None])[..., 0]
 
-    def solve_samples(self, c: Tensor) -> dict[str, Tensor]:
-        """``F^-1 G^T c``: the solve for a right-hand side that is a sum of the samples' own gradients."""
+    def solve_samples(self, c: Tensor) -> Vectors:
+        """``F^-1 G^T c``: the solve for a right-hand side that is a sum of the samples' own gradients; c (m,)."""
         return self.gradients.weighted_gradient(self.sample_weights(c), self.blocks.of)
+
+    def solve_samples_many(self, c: Tensor) -> Vectors:
+        """The same for c (rows, k): by parameter (k, *shape)."""
+        return self.gradients.pull(self.space.push_through(c), self.blocks.of)
 
     def outside_weights(self, cross: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """For right-hand sides ``J^T c`` of *other* samples J, with ``cross = G J^T`` (blocks, m, n):
@@ -188,32 +203,37 @@ class SampleSpaceFisher:
         right = cross @ (c[:, None] if c.dim() == 1 else c[..., None])
         return -self.inverse(right)[..., 0] / self.damping, c / self.damping
 
-    def solve(self, v: dict[str, Tensor]) -> dict[str, Tensor]:
+    def solve(self, v: Vectors) -> Vectors:
         """``F^-1 v`` by Woodbury. Loses digits as damping falls; prefer :meth:`solve_samples` where v = G^T c."""
-        pulled = self._pull(self.inverse(self._products(v)))
+        return _single(self.solve_many(_several(v)))
+
+    def solve_many(self, v: Vectors) -> Vectors:
+        """``F^-1 v`` for k vectors at once, by parameter (k, *shape)."""
+        pulled = self.gradients.pull(self.inverse(self._products(v)), self.blocks.of)
         return {name: (v[name] - pulled[name]) / self.damping for name in pulled}
 
-    def apply(self, v: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``F v``."""
+    def apply_many(self, v: Vectors) -> Vectors:
+        """``F v`` for k vectors at once."""
         products = self._products(v)
         signed = products if self.space.signs is None else self.space.signs[:, None] * products
-        pulled = self._pull(signed / self.samples)
+        pulled = self.gradients.pull(signed / self.samples, self.blocks.of)
         return {name: self.damping * v[name] + pulled[name] for name in pulled}
 
-    def _pull(self, weights: Tensor) -> dict[str, Tensor]:
-        return self.gradients.weighted_gradient(weights[..., 0], self.blocks.of)
-
-    def _products(self, v: dict[str, Tensor]) -> Tensor:
-        """``G v`` by block: (blocks, m, 1)."""
-        return self.gradients.dot({name: tensor[None] for name, tensor in v.items()}, self.blocks.of)
-
-    def power(self, p: float, v: dict[str, Tensor], floor: float = 0.0) -> dict[str, Tensor]:
+    def power(self, p: float, v: Vectors, floor: float = 0.0) -> Vectors:
         """``F^p v``; eigenvalues of F below ``floor`` count as ``floor``."""
+        return _single(self.power_many(p, _several(v), floor))
+
+    def power_many(self, p: float, v: Vectors, floor: float = 0.0) -> Vectors:
+        """``F^p v`` for k vectors at once."""
         base, weights = self.space.power(p, self._products(v), floor)
-        pulled = self._pull(weights)
+        pulled = self.gradients.pull(weights, self.blocks.of)
         return {name: base * v[name] + pulled[name] for name in pulled}
 
-    def diagonal(self) -> dict[str, Tensor]:
+    def _products(self, v: Vectors) -> Tensor:
+        """``G v`` by block: (blocks, rows, k)."""
+        return self.gradients.dot(v, self.blocks.of)
+
+    def diagonal(self) -> Vectors:
         """The diagonal of F, by parameter in its shape: damping plus the mean of the squared gradients."""
         signs = torch.ones(len(self.gradients)) if self.space.signs is None else self.space.signs
         squares = self.gradients.weighted_squares(signs / self.samples)

@@ -1,0 +1,240 @@
+"""The low-rank Fisher of a model, for users: F of any batches, solved in sample space.
+
+    F = damping * I + (1/m) sum_i g_i g_i^T        g_i: gradient of sample i's loss, summed over its target tokens
+
+The formulas are in :mod:`.sample_space`; this file checks arguments, holds the samples, and reads and writes
+vectors in every form.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError
+from fastunlearn.operators.base import LinearOperator
+from fastunlearn.operators.blocks import make_blocks
+from fastunlearn.operators.gram import gram_blocks
+from fastunlearn.operators.model_state import check_finite
+from fastunlearn.operators.parameters import Choice, choose_parameters
+from fastunlearn.operators.plan import make_plan
+from fastunlearn.operators.sample_gradients import SampleGradients
+from fastunlearn.operators.samples import Sample, to_samples
+from fastunlearn.operators.space import FORMS, Form, Space
+from fastunlearn.progress import Progress
+from fastunlearn.resources import parse_memory
+
+from . import fisher_file
+from .fingerprint import versions
+from .rows import KINDS, Rows, draw_rows
+from .sample_space import SampleSpaceFisher, check_damping
+
+__all__ = ["LowRankFisher"]
+
+MOST_PER_BATCH = 32
+
+
+class LowRankFisher(LinearOperator):
+    """``LowRankFisher(model, batches, damping)``: F above at the model's present weights, factored once.
+
+    ``batches``: mappings as the model takes them, with ``input_ids`` and ``labels`` (B, T) int64, or encoded samples;
+    each row is a sample. ``damping``: above 0, in squared nats per squared unit of the weights. ``blocks``: curvature
+    between them counts as zero: "model" (one block), "layer" or "tensor". ``kind``: "empirical" takes the samples'
+    own labels; "sampled" labels drawn from the model (its mean is the true Fisher, which is the Gauss-Newton matrix
+    of cross-entropy); "ggn" that matrix exactly, V rows for each target token, so for small vocabularies only.
+    ``memory``: for factors of gradients and tiles of them (the model, and the m x m matrices, come on top).
+    ``params``: names, patterns or parameters, default all that require a gradient. ``batch_size``: rows in one pass,
+    default as many as fit. ``seed``: of drawn labels.
+
+    Vectors are flat ``(P,)``, ``(P, k)``, lists, tuples or dicts, as for all operators; answers have the same form, in
+    ``dtype``. ``F @ v`` is the product. The weights must stay as they are while this object is in use.
+
+    Raises InvalidInputError (arguments, no sample, a gradient that is not finite, memory too small; each names the
+    setting that mends it) and NotPositiveDefiniteError (rounding has eaten the damping).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable[Mapping | Sample] | Mapping,
+        damping: float,
+        *,
+        blocks: str = "model",
+        kind: str = "empirical",
+        memory: int | str = "8GB",
+        params: Choice = None,
+        pad_token_id: int = 0,
+        batch_size: int | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ):
+        self._prepare(model, damping, blocks, kind, memory, params, pad_token_id, seed, progress)
+        samples = to_samples(batches)
+        self._plan = make_plan(model, self.parameters, samples, pad_token_id=pad_token_id)
+        self._batch_size = self._choose_batch(samples, batch_size)
+        self._factor(self._draw(samples), None)
+
+    def _prepare(self, model, damping, blocks, kind, memory, params, pad_token_id, seed, progress) -> None:
+        self.damping = check_damping(damping)
+        if kind not in KINDS:
+            raise InvalidInputError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
+        self.model, self.kind = model, kind
+        self.parameters = choose_parameters(model, params)
+        super().__init__(Space(self.parameters))
+        check_finite(self.parameters)
+        self.blocks = make_blocks(list(self.parameters), blocks)
+        self._memory, self._pad, self._seed, self._progress = parse_memory(memory), pad_token_id, seed, progress
+        self._versions = versions(self.parameters)
+        self._rows: Rows | None = None
+        self._fisher: SampleSpaceFisher | None = None
+
+    def _choose_batch(self, samples: list[Sample], wanted: int | None) -> int:
+        if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
+            raise InvalidInputError(f"batch_size={wanted!r} must be an integer of at least 1, or None")
+        self._batch_size = 1
+        each, limit = self._gradients(samples, None).batch_bytes(1), self._memory // 2
+        most = max(1, min(MOST_PER_BATCH, limit // each))
+        if each * (wanted or most) > limit:
+            longest = max(s.input_ids.numel() for s in samples)
+            mend = f"batch_size={most} would fit" if each <= limit else f"give memory at least {2 * each / 1e9:.2g}GB"
+            raise InvalidInputError(
+                f"memory: a batch of {wanted or most} samples of {longest} tokens takes about "
+                f"{each * (wanted or most) / 1e9:.2g} GB and half of {self._memory / 1e9:.2g} GB is for batches; {mend}"
+            )
+        return wanted or most
+
+    def _draw(self, samples: list[Sample]) -> Rows:
+        self._seed += 1  # samples that are added later get labels of their own
+        return draw_rows(
+            self.model, samples, self.kind, pad_token_id=self._pad, batch_size=self._batch_size, seed=self._seed - 1
+        )
+
+    def _gradients(self, samples: list[Sample], weights: Tensor | None) -> SampleGradients:
+        return SampleGradients(
+            self.model, samples, pad_token_id=self._pad, plan=self._plan, batch_size=self._batch_size,
+            memory=self._memory, progress=self._progress, row_weights=weights,
+        )  # fmt: skip
+
+    def _of_rows(self, rows: Rows) -> SampleGradients:
+        return self._gradients(rows.samples, rows.weights if self.kind == "ggn" else None)
+
+    def _factor(self, rows: Rows, gram: Tensor | None) -> None:
+        fisher = SampleSpaceFisher(
+            self._of_rows(rows), self.damping, blocks=self.blocks, gram=gram, samples=rows.count, signs=rows.signs
+        )
+        self._rows, self._fisher = rows, fisher  # only now: a refusal leaves the object as it was
+
+    def _ready(self) -> SampleSpaceFisher:
+        if self._fisher is None:
+            raise InvalidInputError("this Fisher was purged by forget_personal_data(): make a new one from its samples")
+        if versions(self.parameters) != self._versions:
+            raise InvalidInputError("the model's weights have changed since this Fisher was made: make a new one")
+        return self._fisher
+
+    @property
+    def samples(self) -> int:
+        """m: how many samples F is the mean of."""
+        self._ready()
+        return self._rows.count
+
+    @property
+    def gram(self) -> Tensor:
+        """K by block: (blocks, rows, rows) float64."""
+        return self._ready().gram
+
+    def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``F v`` for k vectors by parameter name, (k, *shape)."""
+        return self._ready().apply_many(vectors)
+
+    def solve(self, v: Any) -> Any:
+        """``F^-1 v`` by Woodbury, in the form of v. Where v = G^T c, :meth:`solve_samples` keeps more digits."""
+        fisher = self._ready()
+        vectors, form = self.space.read(v)
+        return self.space.write(fisher.solve_many(vectors), form)
+
+    def solve_samples(self, c: Tensor, *, form: str = "flat") -> Any:
+        """``F^-1 G^T c`` by push-through: one weighted backward pass. c (m,), or (m, k) for k of them: a weight for
+        each sample's gradient (with ``kind="sampled"``, of its drawn labels). ``form``: "flat", "list", "tuple" or
+        "dict". Raises InvalidInputError, also for ``kind="ggn"``, whose rows are not samples."""
+        fisher = self._ready()
+        if self.kind == "ggn":
+            raise InvalidInputError("solve_samples needs kind='empirical' or 'sampled'; with kind='ggn' use solve(v)")
+        if form not in FORMS:
+            raise InvalidInputError(f"form={form!r} is unknown; use one of {', '.join(FORMS)}")
+        rows = len(self._rows)
+        if not isinstance(c, Tensor) or c.dim() not in (1, 2) or c.shape[0] != rows:
+            shape = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
+            raise InvalidInputError(f"c is {shape}; it must be ({rows},) or ({rows}, k): one weight per sample")
+        if not bool(torch.isfinite(c).all()):
+            raise InvalidInputError("c holds NaN or infinity")
+        single = c.dim() == 1
+        return self.space.write(fisher.solve_samples_many(c[:, None] if single else c), Form(form, single))
+
+    def power(self, p: float, v: Any, *, floor: float = 0.0) -> Any:
+        """``F^p v`` for any real p, in the form of v; eigenvalues of F below ``floor`` count as ``floor``."""
+        fisher = self._ready()
+        vectors, form = self.space.read(v)
+        return self.space.write(fisher.power_many(float(p), vectors, floor), form)
+
+    def logdet(self) -> float:
+        """``log det F``."""
+        return self._ready().logdet()
+
+    def diag(self, *, form: str = "flat") -> Any:
+        """The diagonal of F, in the form named."""
+        squares = self._ready().diagonal()
+        return self.space.write({name: tensor[None].to(self.dtype) for name, tensor in squares.items()}, Form(form, True))
+
+    def add(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
+        """More samples: F becomes the mean over the old and the new ones. Only products with new rows are computed."""
+        self._ready()
+        self._extend(self._draw(to_samples(samples)))
+
+    def remove(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
+        """Fewer samples: F becomes the mean over those left. Rows of F go without any pass. Samples that were no rows
+        of it are subtracted, ``- g g^T``; raises NotPositiveDefiniteError where what is left is not positive
+        definite. After any refusal F is as it was."""
+        fisher, rows = self._ready(), self._rows
+        samples = to_samples(samples)
+        if len(samples) >= rows.count:
+            raise NotPositiveDefiniteError(
+                f"remove: F is the mean of {rows.count} samples, and without {len(samples)} nothing is left of it"
+            )
+        keep, strangers = rows.find(samples)
+        left = rows.select(keep, rows.count - len(samples) + len(strangers))
+        gram = fisher.gram[:, keep[:, None], keep]
+        self._factor_or_extend(left, gram, self._draw(strangers).negative() if strangers else None)
+
+    def _extend(self, new: Rows) -> None:
+        self._factor_or_extend(self._rows, self._fisher.gram, new)
+
+    def _factor_or_extend(self, old: Rows, gram: Tensor, new: Rows | None) -> None:
+        if new is None:
+            return self._factor(old, gram)
+        sides = [self._of_rows(old), self._of_rows(new)]
+        found = gram_blocks(sides, [(0, 1), (1, 1)], self.blocks)
+        upper = torch.cat([gram, found[0, 1]], 2)
+        lower = torch.cat([found[0, 1].mT, found[1, 1]], 2)
+        return self._factor(old + new, torch.cat([upper, lower], 1))
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Writes one safetensors file, whole or not at all: K, and the samples' tokens, which a solve needs. It holds
+        personal data where they do. Raises OutputError."""
+        fisher_file.save(self, path, overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, model: nn.Module, **options: Any) -> LowRankFisher:
+        """What :meth:`save` wrote, for the same model with the same weights; ``options``: memory, progress.
+        Raises InvalidInputError for another model, other weights, or a damaged file."""
+        return fisher_file.load(cls, path, model, **options)
+
+    def forget_personal_data(self) -> None:
+        """Drops all that was derived from the samples: their tokens, K, its factors, kept factors of gradients. The
+        object cannot be used afterwards. Files from :meth:`save` are the caller's to delete."""
+        if self._fisher is not None:
+            self._fisher.gradients.forget_factors()
+        self._rows = self._fisher = None
