@@ -179,7 +179,8 @@ def capture(
 ) -> Captured:
     """The factors of ``names`` (all with a rule in ``plan``) over all samples.
 
-    ``weights`` (m,): each sample's loss is times its weight. ``strict``: a parameter whose rule cannot be applied raises RuntimeError (the plan promised that it can);
+    ``weights`` (m,): each sample's loss is times its weight. ``strict``: a parameter whose rule cannot be applied
+    raises RuntimeError (the plan promised that it can);
     otherwise its name is left out. ``on_batch(n)`` is called after each batch of n samples.
     """
     uses = [(name, use) for name in names for use in plan.uses[name]]

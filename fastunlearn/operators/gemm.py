@@ -16,7 +16,7 @@ SMALL = 1 << 18  # multiply-adds below which the call itself costs more than the
 
 def nt(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b.T`` for matrices a (n, k), b (m, k) of one dtype; any strides."""
-    if a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        if a.shape[0] * a.shape[1] * b.shape[0] > SMALL:
-            return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    large = a.shape[0] * a.shape[1] * b.shape[0] > SMALL
+    if large and a.dtype == torch.float32 and a.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return torch.mm(a, b.t())

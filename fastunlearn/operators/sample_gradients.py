@@ -38,7 +38,8 @@ class SampleGradients:
     ``loss``: token loss, summed over a sample's targets. ``kind``: "empirical" takes the samples' own labels,
     "sampled" labels drawn from the model (deterministic in ``seed``). ``parameters``: by name, default all
     that require a gradient. ``memory``: for kept factors, in bytes or as "1GB" (a batch's own activations come
-    on top). ``row_weights`` (m,): each sample's loss is times its weight. ``plan``: one made before for the same model and parameters, to save the trial of the rules.
+    on top). ``row_weights`` (m,): each sample's loss is times its weight. ``plan``: one made before for the same
+    model and parameters, to save the trial of the rules.
 
     The weights must not change while this object is in use, except after all factors are kept (``passes`` with
     enough memory). ``evaluations`` counts per-sample gradients spent; ``spend(n)`` is called with each n of them.

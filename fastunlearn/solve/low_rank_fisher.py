@@ -186,8 +186,8 @@ class LowRankFisher(LinearOperator):
 
     def diag(self, *, form: str = "flat") -> Any:
         """The diagonal of F, in the form named."""
-        squares = self._ready().diagonal()
-        return self.space.write({name: tensor[None].to(self.dtype) for name, tensor in squares.items()}, Form(form, True))
+        found = {name: one[None].to(self.dtype) for name, one in self._ready().diagonal().items()}
+        return self.space.write(found, Form(form, True))
 
     def add(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
         """More samples: F becomes the mean over the old and the new ones. Only products with new rows are computed."""

@@ -191,7 +191,7 @@ class SampleSpaceFisher:
 
     def solve_samples_many(self, c: Tensor) -> Vectors:
         """The same for c (rows, k): by parameter (k, *shape)."""
-        return self.gradients.pull(self.space.push_through(c), self.blocks.of)
+        return self._pull(self.space.push_through(c))
 
     def outside_weights(self, cross: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """For right-hand sides ``J^T c`` of *other* samples J, with ``cross = G J^T`` (blocks, m, n):
@@ -209,14 +209,14 @@ class SampleSpaceFisher:
 
     def solve_many(self, v: Vectors) -> Vectors:
         """``F^-1 v`` for k vectors at once, by parameter (k, *shape)."""
-        pulled = self.gradients.pull(self.inverse(self._products(v)), self.blocks.of)
+        pulled = self._pull(self.inverse(self._products(v)))
         return {name: (v[name] - pulled[name]) / self.damping for name in pulled}
 
     def apply_many(self, v: Vectors) -> Vectors:
         """``F v`` for k vectors at once."""
         products = self._products(v)
         signed = products if self.space.signs is None else self.space.signs[:, None] * products
-        pulled = self.gradients.pull(signed / self.samples, self.blocks.of)
+        pulled = self._pull(signed / self.samples)
         return {name: self.damping * v[name] + pulled[name] for name in pulled}
 
     def power(self, p: float, v: Vectors, floor: float = 0.0) -> Vectors:
@@ -226,8 +226,13 @@ class SampleSpaceFisher:
     def power_many(self, p: float, v: Vectors, floor: float = 0.0) -> Vectors:
         """``F^p v`` for k vectors at once."""
         base, weights = self.space.power(p, self._products(v), floor)
-        pulled = self.gradients.pull(weights, self.blocks.of)
+        pulled = self._pull(weights)
         return {name: base * v[name] + pulled[name] for name in pulled}
+
+    def _pull(self, weights: Tensor) -> Vectors:
+        if weights.shape[-1] == 1:
+            return _several(self.gradients.weighted_gradient(weights[..., 0], self.blocks.of))
+        return self.gradients.pull(weights, self.blocks.of)
 
     def _products(self, v: Vectors) -> Tensor:
         """``G v`` by block: (blocks, rows, k)."""
