@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,6 +12,15 @@ from fastunlearn.ops._dispatch import why_not_live
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 NO_CPU = why_not_live("cpu")
+needs_cpu = pytest.mark.skipif(bool(NO_CPU), reason=f"cpu backend: {NO_CPU}")
+ON_BACKENDS = pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_cpu)])
+#: Every dtype on every backend that has it: the CPU kernels leave float16 to the reference.
+HALF_BY_REFERENCE = pytest.mark.parametrize(
+    ("dtype", "backend"),
+    [(dtype, "reference") for dtype in FLOATS]
+    + [pytest.param(dtype, "cpu", marks=needs_cpu) for dtype in FLOATS if dtype != torch.float16],
+    ids=str,
+)
 
 
 def wide(value: Tensor | None) -> Tensor | None:
@@ -97,3 +109,19 @@ def live_isas() -> list[str]:
     from fastunlearn import _cpu
 
     return _cpu.live_isas()
+
+
+@contextmanager
+def poisoned_memory():
+    """Fresh memory from ``torch.empty`` is full of NaN: a result that a kernel does not write shows."""
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        fresh = empty(*args, **kwargs)
+        return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh
+
+    torch.empty = poisoned
+    try:
+        yield
+    finally:
+        torch.empty = empty

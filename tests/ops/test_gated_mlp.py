@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import activation, gated_mlp
-from tests.ops.dual_cases import FLOATS, check, draw, dual_truth
+from tests.ops.dual_cases import HALF_BY_REFERENCE, ON_BACKENDS, check, draw, dual_truth, poisoned_memory
 
 EAGER = {
     "silu": F.silu,
@@ -25,6 +25,12 @@ EAGER = {
 }
 SHAPES = [(1, (1,)), (2, (3, 63)), (3, (2, 5, 127)), (1, (0, 4))]
 LIMIT = {torch.float32: 2e-5, torch.float64: 1e-13, torch.bfloat16: 8e-2, torch.float16: 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    with poisoned_memory():
+        yield
 
 
 def make(k, shape, dtype, seed=0, scale=2.0):
@@ -56,8 +62,7 @@ def compare(y, yt, back, truth, limit):
         check(got, want, limit, f"result {number} of dual_backward", floor=1e-3)
 
 
-@pytest.mark.parametrize("backend", gated_mlp.BACKENDS)
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@HALF_BY_REFERENCE
 @pytest.mark.parametrize("kind", gated_mlp.KINDS)
 def test_against_double_backward(kind, dtype, backend):
     for seed, (k, shape) in enumerate(SHAPES):
@@ -66,7 +71,7 @@ def test_against_double_backward(kind, dtype, backend):
         compare_alone(kind, v, LIMIT[dtype], backend)
 
 
-@pytest.mark.parametrize("backend", gated_mlp.BACKENDS)
+@ON_BACKENDS
 def test_every_set_of_missing_arguments(backend):
     v = make(2, (5, 33), torch.float64)
     names = ("gate_t", "up_t", "g", "h")

@@ -9,11 +9,17 @@ import torch
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import norm
-from tests.ops.dual_cases import FLOATS, check, draw, dual_truth
+from tests.ops.dual_cases import HALF_BY_REFERENCE, ON_BACKENDS, check, draw, dual_truth, poisoned_memory
 
 SHAPES = [(1, 1, 5), (1, 3, 63), (2, 63, 127), (3, 7, 512)]
 LIMIT = {torch.float32: 2e-5, torch.float64: 1e-13, torch.bfloat16: 8e-2, torch.float16: 1e-2}
 EPS = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    with poisoned_memory():
+        yield
 
 
 def rms(x, weight, offset=0.0):
@@ -57,15 +63,14 @@ def compare(kind, v, offset, limit, backend=None):
         check(got, want, limit, name, floor=1e-3)
 
 
-@pytest.mark.parametrize("backend", norm.BACKENDS)
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@HALF_BY_REFERENCE
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 def test_against_double_backward(kind, dtype, backend):
     for seed, (k, n, d) in enumerate(SHAPES):
         compare(kind, make(k, n, d, dtype, seed), 0.0 if seed % 2 else 1.0, LIMIT[dtype], backend)
 
 
-@pytest.mark.parametrize("backend", norm.BACKENDS)
+@ON_BACKENDS
 @pytest.mark.parametrize("kind", ["rms", "layer"])
 def test_every_set_of_missing_arguments(kind, backend):
     v = make(2, 5, 33, torch.float64)

@@ -7,9 +7,15 @@ import torch
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import rope
-from tests.ops.dual_cases import FLOATS, check, draw
+from tests.ops.dual_cases import HALF_BY_REFERENCE, ON_BACKENDS, check, draw, poisoned_memory
 
 LIMIT = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-2, torch.float16: 1e-2}
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    with poisoned_memory():
+        yield
 
 
 def tables(shape, seed, dtype=torch.float64):
@@ -30,24 +36,30 @@ def eager(x, cos, sin, interleaved):
     return out
 
 
+def compare(shape, table, interleaved, dtype, backend, seed=0, turned=False):
+    """One call against the truth; ``turned``: x comes as a transposed view, as attention layers make it."""
+    x = draw(shape, dtype, seed)
+    cos, sin = tables(table, seed + 10, torch.float64 if dtype == torch.float64 else torch.float32)
+    spread = (cos.unsqueeze(1), sin.unsqueeze(1)) if len(table) == 3 and len(shape) > 3 else (cos, sin)
+    if turned and len(shape) > 2:
+        x = x.transpose(-2, -3).contiguous().transpose(-2, -3)
+    got = rope.apply(x, cos, sin, interleaved, backend=backend)
+    assert got.dtype == dtype
+    check(got, eager(x, *spread, interleaved), LIMIT[dtype], "y")
+
+
 CASES = [((1, 2), (1, 2)), ((3, 63, 8), (63, 6)), ((2, 4, 7, 64), (2, 7, 64)), ((3, 2, 4, 5, 10), (2, 5, 10)),
          ((2, 3, 1, 34), (1, 1, 16)), ((0, 3, 4), (3, 4))]  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", rope.BACKENDS)
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@HALF_BY_REFERENCE
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_against_channels_one_by_one(interleaved, dtype, backend):
     for seed, (shape, table) in enumerate(CASES):
-        x = draw(shape, dtype, seed)
-        cos, sin = tables(table, seed + 10, torch.float64 if dtype == torch.float64 else torch.float32)
-        spread = (cos.unsqueeze(1), sin.unsqueeze(1)) if len(table) == 3 and len(shape) > 3 else (cos, sin)
-        got = rope.apply(x, cos, sin, interleaved, backend=backend)
-        assert got.dtype == dtype
-        check(got, eager(x, *spread, interleaved), LIMIT[dtype], "y")
+        compare(shape, table, interleaved, dtype, backend, seed)
 
 
-@pytest.mark.parametrize("backend", rope.BACKENDS)
+@ON_BACKENDS
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_inverse_is_the_transpose(interleaved, backend):
     for seed, (shape, table) in enumerate(CASES[:5]):
@@ -57,8 +69,10 @@ def test_inverse_is_the_transpose(interleaved, backend):
         torch.testing.assert_close((there * y).sum(), (x * back).sum(), rtol=1e-12, atol=1e-12)
         angle = draw(table, torch.float64, seed)
         width = table[-1]
-        angle = angle[..., : width // 2].repeat_interleave(2, -1) if interleaved else angle[..., : width // 2].repeat(
-            *[1] * (len(table) - 1), 2
+        angle = (
+            angle[..., : width // 2].repeat_interleave(2, -1)
+            if interleaved
+            else angle[..., : width // 2].repeat(*[1] * (len(table) - 1), 2)
         )
         turned = rope.apply(x, angle.cos(), angle.sin(), interleaved, backend=backend)
         home = rope.apply(turned, angle.cos(), angle.sin(), interleaved, inverse=True, backend=backend)

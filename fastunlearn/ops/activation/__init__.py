@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._cpu_streams import choose
 from fastunlearn.ops._dual_arguments import check_float, check_same, check_tangents
 
-from . import reference
+from . import cpu, reference
 from .reference import KINDS
 
 __all__ = ["dual_backward", "dual_forward"]
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 
 
 def check_kind(kind: str) -> None:
@@ -35,8 +35,8 @@ def dual_forward(
     check_kind(kind)
     check_float(x, "x")
     check_tangents(x, "x", {"xt": (xt, x.shape)})
-    choose_backend(backend, x.device, BACKENDS)
-    return reference.dual_forward(x, xt, kind)
+    chosen = choose(backend, x, BACKENDS)
+    return (cpu if chosen == "cpu" else reference).dual_forward(x, xt, kind)
 
 
 def dual_backward(
@@ -57,5 +57,5 @@ def dual_backward(
     check_float(x, "x")
     check_same(g, "g", x, "x", x.shape)
     check_tangents(x, "x", {"xt": (xt, x.shape), "h": (h, x.shape)})
-    choose_backend(backend, x.device, BACKENDS)
-    return reference.dual_backward(x, xt, g, h, kind)
+    chosen = choose(backend, x, BACKENDS)
+    return (cpu if chosen == "cpu" else reference).dual_backward(x, xt, g, h, kind)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._cpu_streams import choose
 from fastunlearn.ops._dual_arguments import check_float, check_same, check_tangents
 from fastunlearn.ops.activation import KINDS as KINDS
 from fastunlearn.ops.activation import check_kind
 
-from . import reference
+from . import cpu, reference
 
 __all__ = ["dual_backward", "dual_forward"]
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 
 
 def dual_forward(
@@ -33,8 +33,8 @@ def dual_forward(
     """
     _check(gate, up, kind)
     check_tangents(gate, "gate", {"gate_t": (gate_t, gate.shape), "up_t": (up_t, gate.shape)})
-    choose_backend(backend, gate.device, BACKENDS)
-    return reference.dual_forward(gate, up, gate_t, up_t, kind)
+    chosen = choose(backend, gate, BACKENDS)
+    return (cpu if chosen == "cpu" else reference).dual_forward(gate, up, gate_t, up_t, kind)
 
 
 def dual_backward(
@@ -58,8 +58,8 @@ def dual_backward(
     check_same(g, "g", gate, "gate", gate.shape)
     shape = gate.shape
     check_tangents(gate, "gate", {"gate_t": (gate_t, shape), "up_t": (up_t, shape), "h": (h, shape)})
-    choose_backend(backend, gate.device, BACKENDS)
-    return reference.dual_backward(gate, up, gate_t, up_t, g, h, kind)
+    chosen = choose(backend, gate, BACKENDS)
+    return (cpu if chosen == "cpu" else reference).dual_backward(gate, up, gate_t, up_t, g, h, kind)
 
 
 def _check(gate: Tensor, up: Tensor, kind: str) -> None:

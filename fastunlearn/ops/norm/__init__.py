@@ -9,17 +9,19 @@ All raise InvalidInputError (shapes, dtypes) and BackendUnavailableError (a back
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._cpu_streams import choose
 from fastunlearn.ops._dual_arguments import check_float, check_same, check_tangents
 
-from . import reference
+from . import cpu, reference
 
 __all__ = ["layer_norm_dual_backward", "layer_norm_dual_forward", "rms_norm_dual_backward", "rms_norm_dual_forward"]
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 
 
 def rms_norm_dual_forward(
@@ -34,8 +36,7 @@ def rms_norm_dual_forward(
 ) -> tuple[Tensor, Tensor | None]:
     """``(y (N, d), yt (K, N, d))`` of RMSNorm; yt is None where xt and weight_t are. offset 1 is Gemma's norm."""
     _check(x, weight, None, {"xt": (xt, x.shape), "weight_t": (weight_t, x.shape[-1:])}, eps)
-    choose_backend(backend, x.device, BACKENDS)
-    return reference.dual_forward(x, xt, weight, weight_t, None, None, eps, offset, False)
+    return _backend(backend, x).dual_forward(x, xt, weight, weight_t, None, None, eps, offset, False)
 
 
 def rms_norm_dual_backward(
@@ -57,9 +58,9 @@ def rms_norm_dual_backward(
     with ``need_weight=False`` or where weight is None. The statistics are computed anew from x.
     """
     _check(x, weight, g, {"xt": (xt, x.shape), "weight_t": (weight_t, x.shape[-1:]), "h": (h, x.shape)}, eps)
-    choose_backend(backend, x.device, BACKENDS)
-    gx, hx, weight_h, _ = reference.dual_backward(x, xt, weight, weight_t, g, h, eps, offset, False)
-    return gx, hx, weight_h if need_weight and weight is not None else None
+    need_weight = need_weight and weight is not None
+    args = (x, xt, weight, weight_t, g, h, eps, offset, False, need_weight, False)
+    return _backend(backend, x).dual_backward(*args)[:3]
 
 
 def layer_norm_dual_forward(
@@ -81,8 +82,7 @@ def layer_norm_dual_forward(
     check_same(bias, "bias", x, "x", channels)
     if bias is None and bias_t is not None:
         raise InvalidInputError("bias_t was given without bias; leave it out, or give both")
-    choose_backend(backend, x.device, BACKENDS)
-    return reference.dual_forward(x, xt, weight, weight_t, bias, bias_t, eps, offset, True)
+    return _backend(backend, x).dual_forward(x, xt, weight, weight_t, bias, bias_t, eps, offset, True)
 
 
 def layer_norm_dual_backward(
@@ -104,9 +104,13 @@ def layer_norm_dual_backward(
     As :func:`rms_norm_dual_backward`; bias_h, the sum of h over rows, is None with ``need_bias=False`` or without h.
     """
     _check(x, weight, g, {"xt": (xt, x.shape), "weight_t": (weight_t, x.shape[-1:]), "h": (h, x.shape)}, eps)
-    choose_backend(backend, x.device, BACKENDS)
-    gx, hx, weight_h, bias_h = reference.dual_backward(x, xt, weight, weight_t, g, h, eps, offset, True)
-    return gx, hx, weight_h if need_weight and weight is not None else None, bias_h if need_bias else None
+    need_weight = need_weight and weight is not None
+    args = (x, xt, weight, weight_t, g, h, eps, offset, True, need_weight, need_bias)
+    return _backend(backend, x).dual_backward(*args)
+
+
+def _backend(requested: str | None, x: Tensor) -> ModuleType:
+    return {"cpu": cpu, "reference": reference}[choose(requested, x, BACKENDS)]
 
 
 def _check(x: Tensor, weight: Tensor | None, g: Tensor | None, tangents: dict, eps: float) -> None:

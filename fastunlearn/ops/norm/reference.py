@@ -98,8 +98,10 @@ def dual_backward(
     eps: float,
     offset: float,
     center: bool,
+    need_weight: bool = True,
+    need_bias: bool = True,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """(gx, hx, weight_h, bias_h); g (N, d), h (K, N, d). None counts as zero, also in the results."""
+    """(gx, hx, weight_h, bias_h); g (N, d), h (K, N, d). None counts as zero, and stands for what is not needed."""
     wide = accumulator(x.dtype)
     n = _Normalised(x.to(wide), _wide(xt, wide), eps, center)
     scale = 1.0 if weight is None else offset + weight.to(wide)
@@ -115,4 +117,5 @@ def dual_backward(
         if xt is not None:
             hx = _add(hx, n.jacobian_dot(scale * g))
             weight_h = _add(weight_h, (g * n.xht).sum(-2))
+    weight_h, bias_h = weight_h if need_weight else None, bias_h if need_bias else None
     return tuple(_narrow(value, x.dtype) for value in (gx, hx, weight_h, bias_h))

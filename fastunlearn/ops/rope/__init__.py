@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._cpu_streams import choose
 from fastunlearn.ops._dual_arguments import check_float
 
-from . import reference
+from . import cpu, reference
 
 __all__ = ["apply"]
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 
 
 def apply(
@@ -52,5 +52,5 @@ def apply(
             raise InvalidInputError(f"cos of shape {tuple(cos.shape)} does not go with x of shape {tuple(x.shape)}")
     if cos.device != x.device or sin.device != x.device:
         raise InvalidInputError(f"cos is on {cos.device}, sin on {sin.device}, x on {x.device}: move them together")
-    choose_backend(backend, x.device, BACKENDS)
-    return reference.apply(x, cos, sin, interleaved, inverse).contiguous()
+    chosen = choose(backend, x, BACKENDS)
+    return (cpu if chosen == "cpu" else reference).apply(x, cos, sin, interleaved, inverse)

@@ -28,4 +28,4 @@ def apply(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool)
     head = x[..., :width].to(wide)
     cos, sin = align(cos, x).to(wide), align(sin, x).to(wide)
     turned = -_rotate(head * sin, interleaved) if inverse else _rotate(head, interleaved) * sin
-    return torch.cat(((head * cos + turned).to(x.dtype), x[..., width:]), -1)
+    return torch.cat(((head * cos + turned).to(x.dtype), x[..., width:]), -1).contiguous()

@@ -1,0 +1,56 @@
+"""How tensors are handed to the pointwise CPU kernels: rows of consecutive elements, with strides between them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastunlearn.errors import BackendUnavailableError
+from fastunlearn.ops._dispatch import choose_backend
+
+#: The dtypes that the pointwise kernels have, and their numbers there (csrc/cpu/kernels.h). float16 has none: it
+#: goes to the reference.
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+
+
+def choose(requested: str | None, value: Tensor, backends: tuple[str, ...]) -> str:
+    """:func:`choose_backend` for the tensor ``value``; a dtype that the CPU kernels lack goes to the reference.
+
+    Raises as that does, and BackendUnavailableError where "cpu" was asked for with such a dtype.
+    """
+    if value.dtype in DTYPES:
+        return choose_backend(requested, value.device, backends)
+    if requested == "cpu":
+        raise BackendUnavailableError(f"backend='cpu': the kernels have no {value.dtype}; convert, or use 'reference'")
+    return choose_backend(requested, value.device, tuple(name for name in backends if name != "cpu"))
+
+
+def as_rows(value: Tensor, lead: int = 0) -> Tensor | None:
+    """A view (*lead axes, rows, columns) of ``value`` with consecutive columns, or None where there is none.
+
+    ``lead``: how many leading axes (K) stay as they are. All others but the last become one.
+    """
+    inner = value.shape[lead:]
+    if not inner:
+        return value.reshape(*value.shape[:lead], 1, 1)
+    if value.stride(-1) != 1 and inner[-1] != 1:
+        return None
+    try:
+        return value.view(*value.shape[:lead], -1 if value.numel() else 0, inner[-1])
+    except RuntimeError:
+        return None
+
+
+def rows(value: Tensor | None, lead: int = 0) -> Tensor | None:
+    """:func:`as_rows`, of a contiguous copy where the strides do not allow a view. None stays None."""
+    if value is None:
+        return None
+    view = as_rows(value.detach(), lead)
+    return as_rows(value.detach().contiguous(), lead) if view is None else view
+
+
+def stream(value: Tensor | None) -> tuple[int, int, int]:
+    """(address, stride of K, stride of rows) of (rows, columns) or (K, rows, columns); (0, 0, 0) for None."""
+    if value is None:
+        return (0, 0, 0)
+    return value.data_ptr(), value.stride(0) if value.dim() == 3 else 0, value.stride(-2)
