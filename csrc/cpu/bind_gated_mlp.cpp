@@ -29,7 +29,6 @@ const fu::Bindings bindings([](pybind11::module_& m) {
           [](const std::string& isa, int dtype, int kind, const Sizes& sizes,
              const Inputs& in, const StreamTuple& g, const StreamTuple& h, const StreamTuple& g_gate,
              const StreamTuple& g_up, const StreamTuple& h_gate, const StreamTuple& h_up, int threads) {
-             const StreamTuple& h_up, int threads) {
               pybind11::gil_scoped_release release;
               fu::gated_backward(isa, problem(dtype, kind, sizes, in), stream(g), stream(h), stream(g_gate),
                                  stream(g_up), stream(h_gate), stream(h_up), threads);
