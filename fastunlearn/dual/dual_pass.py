@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
 
+from .architecture import output_weights
 from .checks import check_batch, check_model, check_vectors
 from .mode import DualMode, as_loss
+from .rules.output_layer import DeferredLoss, Head
 from .values import Dual
 
 __all__ = ["DualPass", "Result"]
@@ -33,7 +35,7 @@ class DualPass:
 
     ``model``: any module whose forward is plain PyTorch. ``parameters``: name -> parameter, those that are varied; all
     others are constants. ``loss(model, batch)`` returns a scalar; without it ``model(**batch).loss`` is taken.
-    Tangents are dicts name -> (K, \\*shape) and results are *added* to ``out``, dicts name -> (K, \\*shape) of float32
+    Tangents are dicts name -> (K, *shape) and results are *added* to ``out``, dicts name -> (K, *shape) of float32
     or float64. The model is as it was after every call, also after one that raised.
     """
 
@@ -61,16 +63,12 @@ class DualPass:
         count = check_vectors(self.parameters, None, out)
         if count != 1:
             raise InvalidInputError(f"out: a gradient has a leading axis of 1, got {count}")
-        mode = DualMode(self.parameters, None, dict(out))
-        loss = self._forward(mode, batch)
-        loss.slot.add(None, torch.full((1, *loss.primal.shape), weight, dtype=loss.dtype, device=loss.device))
-        self._sweep(mode)
-        return Result(loss.primal.double().reshape(()), None)
+        return self._run(self._mode(None, out), batch, weight, 1)
 
     def jvp(self, batch: Any, tangents: Mapping[str, Tensor]) -> Result:
         """The loss and its derivative along each tangent, by a forward pass alone."""
         count = check_vectors(self.parameters, tangents, None)
-        return _result(self._forward(DualMode(self.parameters, dict(tangents), None), batch), count)
+        return self._run(self._mode(tangents, None), batch, 1.0, count)
 
     def token_jvp(self, batch: Any, tangents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Per target position: the loss (B, S'), its derivatives (K, B, S') and the labels (B, S'), -100 = ignored.
@@ -78,11 +76,12 @@ class DualPass:
         S' is the number of positions that the model's loss looks at (shifted as the model shifts them).
         """
         check_vectors(self.parameters, tangents, None)
-        mode = DualMode(self.parameters, dict(tangents), None)
+        mode = self._mode(tangents, None)
         self._forward(mode, batch)
-        nll, labels = _only_tokens(mode)
+        losses, labels = _only_tokens(mode)
+        nll, nll_t = losses.forward() if isinstance(losses, Head) else (losses.primal, losses.tangent)
         rows = _rows(batch)
-        return nll.primal.view(rows, -1), nll.tangent.view(nll.tangent.shape[0], rows, -1), labels.view(rows, -1)
+        return nll.view(rows, -1), nll_t.view(nll_t.shape[0], rows, -1), labels.view(rows, -1)
 
     def weighted_gradient(self, batch: Any, token_weights: Tensor, out: Mapping[str, Tensor]) -> Tensor:
         """``out[name] += gradient of sum_n c_n nll_n``; ``token_weights`` c is (B, S') as :meth:`token_jvp` counts.
@@ -90,29 +89,54 @@ class DualPass:
         ``out`` has a leading axis of 1. Returns the losses (B, S').
         """
         check_vectors(self.parameters, None, out)
-        mode = DualMode(self.parameters, None, dict(out))
+        mode = self._mode(None, out)
         self._forward(mode, batch)
-        nll, _ = _only_tokens(mode)
-        if token_weights.numel() != nll.primal.numel():
+        losses, labels = _only_tokens(mode)
+        if token_weights.numel() != labels.numel():
             raise InvalidInputError(
-                f"token_weights: expected {nll.primal.numel()} (see token_jvp), got {token_weights.numel()}"
+                f"token_weights: expected {labels.numel()} (see token_jvp), got {token_weights.numel()}"
             )
-        nll.slot.add(None, token_weights.to(nll.primal).reshape(1, -1))
+        h = token_weights.reshape(1, -1)
+        with torch.no_grad():
+            if isinstance(losses, Head):
+                nll = losses.one_stream(h)
+            else:
+                nll = losses.primal
+                losses.slot.add(None, h.to(nll.dtype))
         self._sweep(mode)
-        return nll.primal.view(_rows(batch), -1)
+        return nll.view(_rows(batch), -1)
 
     def _reverse(self, batch, tangents, out, weight, one_stream: bool) -> Result:
         count = check_vectors(self.parameters, tangents, out)
-        mode = DualMode(self.parameters, dict(tangents), dict(out), one_stream)
+        return self._run(self._mode(tangents, out, one_stream), batch, weight, count)
+
+    def _mode(self, tangents, out, one_stream: bool = False) -> DualMode:
+        heads = frozenset(id(w) for w in output_weights(self.model))
+        given = None if tangents is None else dict(tangents)
+        return DualMode(self.parameters, given, None if out is None else dict(out), one_stream, heads)
+
+    def _run(self, mode: DualMode, batch: Any, weight: float, count: int) -> Result:
+        """Forward, and where there are accumulators the reverse sweep."""
         loss = self._forward(mode, batch)
-        loss.slot.add(torch.full_like(loss.primal, weight), None)
-        self._sweep(mode)
-        return _result(loss, count)
+        with torch.no_grad():
+            if loss.pending is not None and isinstance(loss.pending, DeferredLoss):
+                value, tangent = loss.pending.finish(mode, weight)
+            else:
+                mode.forced(loss)
+                value, tangent = loss.primal.double().reshape(()), loss.tangent
+                if mode.tape is not None:
+                    _seed(loss, mode, weight)
+            if mode.has_tangents:
+                tangent = value.new_zeros(count) if tangent is None else tangent.double().reshape(count)
+        if mode.tape is not None:
+            self._sweep(mode)
+        return Result(value, tangent)
 
     def _forward(self, mode: DualMode, batch: Any) -> Dual:
         check_batch(batch)
         with _prepared(self.model), torch.enable_grad(), mode:
             value = _loss_of(self.model, batch) if self._loss is None else self._loss(self.model, batch)
+            value = mode.lookup(value, False)
         return as_loss(value)
 
     def _sweep(self, mode: DualMode) -> None:
@@ -134,10 +158,12 @@ def _rows(batch: Any) -> int:
     return next((v.shape[0] for v in values if isinstance(v, Tensor) and v.ndim >= 2), 1)
 
 
-def _result(loss: Dual, count: int) -> Result:
-    tangent = loss.tangent
-    moved = loss.primal.new_zeros(count) if tangent is None else tangent
-    return Result(loss.primal.double().reshape(()), moved.double().reshape(count))
+def _seed(loss: Dual, mode: DualMode, weight: float) -> None:
+    """The adjoint of the loss itself: of its tangent where there are tangents, else of its value."""
+    if mode.has_tangents:
+        loss.slot.add(torch.full_like(loss.primal, weight), None)
+    else:
+        loss.slot.add(None, torch.full((1, *loss.primal.shape), weight, dtype=loss.dtype, device=loss.device))
 
 
 def _loss_of(model: nn.Module, batch: Any) -> Any:

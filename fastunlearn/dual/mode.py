@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from fastunlearn.errors import InvalidInputError
 
 from .rules import find_rule
-from .rules.views import refreshed
+from .rules.output_layer import DeferredLogits
+from .rules.views import Shadow, current
 from .tape import Tape
 from .values import UNTAPED, Dual, ParameterSlot, Slot
 
@@ -24,9 +25,10 @@ _SWITCHES = frozenset({torch._C._set_grad_enabled, torch.set_grad_enabled})
 class DualMode(TorchFunctionMode):
     """One pass over the model.
 
-    ``parameters``: name -> parameter; ``tangents``: name -> (K, \\*shape), or None for a pass without tangents;
+    ``parameters``: name -> parameter; ``tangents``: name -> (K, *shape), or None for a pass without tangents;
     ``out``: name -> accumulator, or None for a pass without a reverse sweep; ``one_stream``: the adjoint of the
-    tangent is dropped at the logits (Gauss-Newton). ``tape`` is None while nothing is recorded.
+    tangent is dropped at the logits (Gauss-Newton); ``heads``: ids of the weights of output layers. ``tape`` is None
+    while nothing is recorded.
     """
 
     def __init__(
@@ -35,26 +37,35 @@ class DualMode(TorchFunctionMode):
         tangents: dict[str, Tensor] | None,
         out: dict[str, Tensor] | None,
         one_stream: bool = False,
-        token_weights: Tensor | None = None,
+        heads: frozenset[int] = frozenset(),
     ) -> None:
         super().__init__()
         self.one_stream = one_stream
-        self.token_weights = token_weights
+        self.has_tangents = tangents is not None
+        self._heads = heads
         self.tape: Tape | None = None if out is None else Tape()
         self.touched: set[str] = set()
         self.tokens: list[tuple[Any, Tensor]] = []  # per token losses, as the cross-entropy rule saw them
         self._parameters: dict[int, tuple[str, Dual]] = {}
         for name, parameter in parameters.items():
-            slot = ParameterSlot(name, None if out is None else out[name], one_stream)
+            slot = ParameterSlot(name, None if out is None else out[name], one_stream, id(parameter) in heads)
             tangent = None if tangents is None else tangents[name].to(parameter.dtype)
             self._parameters[id(parameter)] = (name, Dual(parameter.detach(), tangent, slot))
-        # plain tensors that were written to with a Dual: they keep their identity in the model's code, and every
-        # use of them from then on is a use of the Dual. The tensor is kept so that its id stays its own.
-        self.shadows: dict[int, tuple[Tensor, Dual]] = {}
+        self.shadows: dict[int, Shadow] = {}  # values of objects that were written to in place
 
     def new_slot(self) -> Slot:
         """A slot for a new result."""
         return UNTAPED if self.tape is None else Slot()
+
+    def is_head(self, weight: Tensor) -> bool:
+        """Whether this is the weight of an output layer."""
+        if isinstance(weight, Dual):
+            return isinstance(weight.slot, ParameterSlot) and weight.slot.is_head
+        return id(weight) in self._heads
+
+    def defer_logits(self, x: Any, weight: Any, bias: Any) -> Dual:
+        """The output layer's result, to be computed with the loss."""
+        return DeferredLogits(x, weight, bias, x.dtype).value()
 
     def record(self, primal: Tensor, tangent: Tensor | None, backward: Callable) -> Dual:
         """The Dual of a result whose adjoints ``backward(g, h)`` hands on."""
@@ -64,36 +75,35 @@ class DualMode(TorchFunctionMode):
         self.tape.append(slot, backward)
         return Dual(primal, tangent, slot)
 
-    def lookup(self, value: Any) -> Any:
-        """``value``, or the Dual that stands for it."""
+    def forced(self, value: Any) -> Any:
+        """``value``, computed now if it was put off."""
+        if isinstance(value, Dual) and value.pending is not None:
+            found = value.pending.force(self)
+            value.primal, value.tangent, value.slot = found.primal, found.tangent, found.slot
+            value.pending = None
+        return value
+
+    def lookup(self, value: Any, force: bool) -> Any:
+        """``value``, or the Dual that stands for it by now; ``force``: a value that was put off is computed."""
         kind = type(value)
-        if kind is torch.nn.Parameter:
+        if kind is torch.nn.Parameter or (kind is not Tensor and isinstance(value, torch.nn.Parameter)):
             found = self._parameters.get(id(value))
-            if found is not None:
-                self.touched.add(found[0])
-                return found[1]
-            return value
+            if found is None:
+                return value
+            self.touched.add(found[0])
+            return current(self, found[1]) if self.shadows else found[1]
         if kind is Tensor:
-            if self.shadows:
-                found = self.shadows.get(id(value))
-                if found is not None:
-                    return found[1]
-            return value
-        if isinstance(value, Dual):
-            return value if value.root is None else refreshed(self, value)
-        if isinstance(value, torch.nn.Parameter):
-            found = self._parameters.get(id(value))
-            if found is not None:
-                self.touched.add(found[0])
-                return found[1]
-            return value
+            return current(self, value) if self.shadows and id(value) in self.shadows else value
+        if kind is Dual:
+            if value.pending is not None:
+                return self.forced(value) if force else value
+            return current(self, value) if self.shadows else value
         if kind is tuple or kind is list:
-            new = [self.lookup(v) for v in value]
+            new = [self.lookup(v, force) for v in value]
             if any(a is not b for a, b in zip(new, value, strict=True)):
                 return kind(new)
-            return value
-        if kind is dict:
-            return {k: self.lookup(v) for k, v in value.items()}
+        elif kind is dict:
+            return {k: self.lookup(v, force) for k, v in value.items()}
         return value
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -103,11 +113,12 @@ class DualMode(TorchFunctionMode):
         if recording:
             torch._C._set_grad_enabled(False)
         try:
-            args = tuple([self.lookup(a) for a in args])
-            kwargs = {k: self.lookup(v) for k, v in kwargs.items()} if kwargs else {}
+            rule, force = find_rule(func)
+            args = tuple([self.lookup(a, force) for a in args])
+            kwargs = {k: self.lookup(v, force) for k, v in kwargs.items()} if kwargs else {}
             if not (_any_dual(args) or (kwargs and _any_dual(kwargs.values()))):
                 return func(*args, **kwargs)
-            return find_rule(func)(self, func, args, kwargs, recording)
+            return rule(self, func, args, kwargs, recording)
         finally:
             if recording:
                 torch._C._set_grad_enabled(True)
@@ -115,11 +126,12 @@ class DualMode(TorchFunctionMode):
 
 def _any_dual(values: Any) -> bool:
     for value in values:
-        if isinstance(value, Dual):
+        kind = type(value)
+        if kind is Dual:
             return True
-        if isinstance(value, (list, tuple)) and _any_dual(value):
+        if (kind is tuple or kind is list) and _any_dual(value):
             return True
-        if type(value) is dict and _any_dual(value.values()):
+        if kind is dict and _any_dual(value.values()):
             return True
     return False
 

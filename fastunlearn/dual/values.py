@@ -59,17 +59,17 @@ class Slot:
 
 
 class ParameterSlot(Slot):
-    """The slot of a chosen parameter: h goes straight into the caller's accumulator ``out`` (K, \\*shape).
+    """The slot of a chosen parameter: h goes straight into the caller's accumulator ``out`` (K, *shape).
 
-    ``one_stream``: the pass is one in which no ordinary gradient may arrive at a parameter (GGN).
+    ``forbids_g``: no ordinary gradient may arrive at a parameter (Gauss-Newton). ``is_head``: an output layer's weight.
     """
 
-    __slots__ = ("forbids_g", "name", "out")
+    __slots__ = ("forbids_g", "is_head", "name", "out")
     needs_g = False
 
-    def __init__(self, name: str, out: Tensor | None, forbids_g: bool) -> None:
+    def __init__(self, name: str, out: Tensor | None, forbids_g: bool, is_head: bool) -> None:
         super().__init__()
-        self.name, self.out, self.forbids_g = name, out, forbids_g
+        self.name, self.out, self.forbids_g, self.is_head = name, out, forbids_g, is_head
 
     def check(self, g: Tensor | None) -> None:
         """Raises InvalidInputError where an ordinary gradient arrives in a Gauss-Newton pass."""
@@ -99,20 +99,36 @@ UNTAPED = _Untaped()
 
 
 class Dual(torch.Tensor):
-    """A tensor with tangents. ``tangent`` is None only in passes without tangents (ordinary gradients)."""
+    """A tensor with tangents. ``tangent`` is None only in passes without tangents (ordinary gradients).
+
+    A Dual never changes: a write in place gives the model's object another value (see :mod:`.rules.in_place`).
+    ``owner``: the model's object that has this value, None for the Dual itself. ``root``: of a view, the owner it is
+    a view of, the function that makes it, and the version it has seen. ``pending``: how to compute a value that was
+    put off; it has no primal before that.
+    """
 
     primal: Tensor
     tangent: Tensor | None
     slot: Slot
-    root: Any  # of a view: (Dual it is a view of, function that makes the view, version of the Dual); else None
-    version: int
+    owner: Any
+    root: Any
+    pending: Any
 
     @staticmethod
-    def __new__(cls, primal: Tensor, tangent: Tensor | None, slot: Slot, root: Any = None) -> Dual:
+    def __new__(cls, primal: Tensor, tangent: Tensor | None, slot: Slot) -> Dual:
         self = torch.Tensor._make_wrapper_subclass(
             cls, primal.size(), strides=primal.stride(), dtype=primal.dtype, device=primal.device
         )
-        self.primal, self.tangent, self.slot, self.root, self.version = primal, tangent, slot, root, 0
+        self.primal, self.tangent, self.slot = primal, tangent, slot
+        self.owner = self.root = self.pending = None
+        return self
+
+    @staticmethod
+    def deferred(shape: torch.Size, dtype: torch.dtype, device: torch.device, pending: Any) -> Dual:
+        """A value that ``pending.force(ctx)`` computes when it is asked for."""
+        self = torch.Tensor._make_wrapper_subclass(Dual, shape, dtype=dtype, device=device)
+        self.owner = self.root = None
+        self.pending = pending
         return self
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # the mode calls the rules
@@ -125,9 +141,7 @@ class Dual(torch.Tensor):
         )
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
+        if self.pending is not None:
+            return f"Dual({type(self.pending).__name__})"
         streams = "no tangent" if self.tangent is None else f"{self.tangent.shape[0]} tangents"
         return f"Dual({tuple(self.primal.shape)}, {self.primal.dtype}, {streams})"
-
-    def snapshot(self) -> Dual:
-        """The same value under another name: it stays as it is when this one is written to in place."""
-        return Dual(self.primal, self.tangent, self.slot)

@@ -46,7 +46,7 @@ def directions(parameters, count, seed=0):
 
 
 def accumulators(parameters, count):
-    """Zeros (count, \\*shape)."""
+    """Zeros (count, *shape)."""
     return {n: torch.zeros(count, *p.shape, dtype=torch.float64) for n, p in parameters.items()}
 
 

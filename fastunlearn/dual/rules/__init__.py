@@ -14,9 +14,32 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from ..values import Dual, UnsupportedOperationError
-from . import attention, embedding, in_place, loss, views
+from . import (
+    activation,
+    attention,
+    deferred,
+    elementwise,
+    embedding,
+    in_place,
+    linear_algebra,
+    loss,
+    norm,
+    shapes,
+    views,
+)
 from .generic import call_function
-from .names import ASKED, PLAIN, PLAIN_PROPERTIES, PROPERTIES, REFUSED, VIEWS
+from .names import (
+    ASKED,
+    CASTS,
+    LINEAR,
+    LINEAR_VIEWS,
+    OTHER_VIEWS,
+    PLAIN,
+    PLAIN_PROPERTIES,
+    PROPERTIES,
+    REFUSED,
+    RESHAPES,
+)
 
 __all__ = ["find_rule"]
 
@@ -43,20 +66,77 @@ def _refused(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     )
 
 
+def _kinds(*kinds: str) -> Callable:
+    """The kind of an activation with no options."""
+    return lambda *args, **kwargs: None if args or kwargs else kinds[0]
+
+
+def _gelu(approximate: str = "none") -> str | None:
+    return {"none": "gelu", "tanh": "gelu_tanh"}.get(approximate)
+
+
+def _softplus(beta: float = 1.0, threshold: float = 20.0) -> str | None:
+    return "softplus" if beta == 1.0 and threshold == 20.0 else None
+
+
+_ACT = activation.activation_rule
+_SPLIT, _INDEX = views.viewing(shapes.split), views.viewing(shapes.index)
+_MATMUL, _CUT = linear_algebra.matmul, loss.on_cut_input
+
 #: Functions with a rule of their own.
 _OWN: dict[Callable, Callable] = {
-    F.scaled_dot_product_attention: attention.unfused,
+    F.linear: linear_algebra.linear,
+    torch.addmm: linear_algebra.addmm,
+    torch.matmul: _MATMUL,
+    torch.Tensor.matmul: _MATMUL,
+    torch.Tensor.__matmul__: _MATMUL,
+    torch.bmm: _MATMUL,
+    torch.Tensor.bmm: _MATMUL,
+    torch.mm: _MATMUL,
+    torch.Tensor.mm: _MATMUL,
+    F.scaled_dot_product_attention: attention.attention,
     F.multi_head_attention_forward: attention.unfused,
     F.embedding: embedding.embedding,
+    F.layer_norm: norm.layer_norm,
+    F.rms_norm: norm.rms_norm,
+    F.silu: _ACT(_kinds("silu")),
+    F.gelu: _ACT(_gelu),
+    F.relu: _ACT(_kinds("relu")),
+    F.softplus: _ACT(_softplus),
+    torch.relu: _ACT(_kinds("relu")),
+    torch.sigmoid: _ACT(_kinds("sigmoid")),
+    torch.tanh: _ACT(_kinds("tanh")),
+    torch.Tensor.sigmoid: _ACT(_kinds("sigmoid")),
+    torch.Tensor.tanh: _ACT(_kinds("tanh")),
+    torch.cat: shapes.concatenate,
+    torch.concat: shapes.concatenate,
+    torch.chunk: _SPLIT,
+    torch.split: _SPLIT,
+    torch.Tensor.chunk: _SPLIT,
+    torch.Tensor.split: _SPLIT,
+    torch.Tensor.__getitem__: _INDEX,
     F.cross_entropy: loss.cross_entropy,
-    F.log_softmax: loss.on_cut_input,
-    torch.log_softmax: loss.on_cut_input,
-    torch.Tensor.log_softmax: loss.on_cut_input,
-    F.mse_loss: loss.on_cut_input,
-    F.binary_cross_entropy_with_logits: loss.on_cut_input,
+    F.log_softmax: _CUT,
+    torch.log_softmax: _CUT,
+    torch.Tensor.log_softmax: _CUT,
+    F.mse_loss: _CUT,
+    F.binary_cross_entropy_with_logits: _CUT,
 }
-
-_found: dict[Callable, Rule] = {}
+_BY_NAME: dict[str, Callable] = {
+    **dict.fromkeys(("add", "__add__", "__radd__"), elementwise.add),
+    **dict.fromkeys(("sub", "__sub__"), elementwise.subtract),
+    **dict.fromkeys(("mul", "__mul__", "__rmul__"), elementwise.multiply),
+    **dict.fromkeys(("div", "true_divide", "__truediv__"), elementwise.divide),
+    **dict.fromkeys(("neg", "__neg__"), elementwise.negative),
+    **dict.fromkeys(RESHAPES, views.viewing(shapes.reshaping)),
+    **dict.fromkeys(CASTS, views.viewing(shapes.cast)),
+    **dict.fromkeys(LINEAR_VIEWS, views.viewing(shapes.linear_map)),
+    **dict.fromkeys(LINEAR, shapes.linear_map),
+    **dict.fromkeys(("transpose", "swapaxes", "swapdims"), views.viewing(shapes.transpose)),
+    "expand": views.viewing(shapes.expand),
+    "contiguous": views.viewing(shapes.contiguous),
+}
+_found: dict[Callable, tuple[Rule, bool]] = {}
 
 
 def _name(func: Callable) -> str:
@@ -71,7 +151,7 @@ def _property_rule(func: Callable) -> Callable:
         return on_wrapper
     if name in PLAIN_PROPERTIES:
         return on_primal
-    return views.apply_view if name in VIEWS else call_function
+    return views.viewing(shapes.linear_map) if name in LINEAR_VIEWS else call_function
 
 
 def _lookup(func: Callable) -> Callable:
@@ -81,35 +161,36 @@ def _lookup(func: Callable) -> Callable:
     name = _name(func)
     if name in ("__get__", "__set__", "__delete__"):
         return _property_rule(func)
-    if name in ASKED:
-        return on_wrapper
-    if name in PLAIN:
-        return on_primal
-    if name in REFUSED:
-        return _refused
+    for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused)):
+        if name in names:
+            return rule
     if name in in_place.OPERATORS or (name.endswith("_") and not name.endswith("__")):
         return in_place.apply_in_place
-    if name in VIEWS:
-        return views.apply_view
-    return call_function
+    if name in _BY_NAME and getattr(func, "__module__", None) != "torch.nn.functional":
+        return _BY_NAME[name]
+    return views.apply_view if name in OTHER_VIEWS else call_function
 
 
-def find_rule(func: Callable) -> Rule:
-    """The rule of a torch function."""
-    rule = _found.get(func)
-    if rule is None:
+def find_rule(func: Callable) -> tuple[Rule, bool]:
+    """The rule of a torch function, and whether values that were put off must be computed for it first."""
+    found = _found.get(func)
+    if found is None:
         inner = _lookup(func)
         always = inner in (on_wrapper, on_primal)
+        force = inner is not on_wrapper
+        if _name(func) in deferred.ASKING:
+            inner, force = deferred.accepting(_name(func), inner), False
 
         def rule(ctx: Any, func: Callable, args: tuple, kwargs: dict, recording: bool) -> Any:
             if not (recording or always):  # inside torch.no_grad() the model asks for a constant
+                args, kwargs = ctx.lookup(args, True), ctx.lookup(kwargs, True)
                 return on_primal(ctx, func, args, kwargs)
             if kwargs:
                 if kwargs.get("out") is not None:
                     raise UnsupportedOperationError(f"model: {_name(func)}(out=...) cannot be followed: drop out=")
                 if kwargs.get("inplace"):
-                    return in_place.apply_inplace_flag(ctx, func, args, kwargs)
+                    return in_place.apply_inplace_flag(ctx, inner, func, args, kwargs)
             return inner(ctx, func, args, kwargs)
 
-        _found[func] = rule
-    return rule
+        found = _found[func] = (rule, force)
+    return found

@@ -70,7 +70,7 @@ def _forward_ad(function: Callable, primals: list[Tensor], tangents: list[Tensor
 
 
 def push_forward(function: Callable, primals: list[Tensor], tangents: list[Tensor | None]) -> tuple[list, list]:
-    """Flat values of ``function`` and, for each, its tangents (K, \\*shape) or None."""
+    """Flat values of ``function`` and, for each, its tangents (K, *shape) or None."""
     given = [t for t in tangents if t is not None]
     if not given:
         return list(function(primals)), []
@@ -148,8 +148,7 @@ def apply_generic(ctx: Any, function: Callable, inputs: list[Dual]) -> list:
         slots.append(slot)
         positions.append(i)
     if ctx.tape is not None and slots:
-        kept = [x.snapshot() for x in inputs]
-        ctx.tape.append(tuple(slots), lambda adjoints: pull_back(function, kept, adjoints, positions))
+        ctx.tape.append(tuple(slots), lambda adjoints: pull_back(function, inputs, adjoints, positions))
     return results
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..values import Dual
 from .generic import call_function
 
-__all__ = ["cross_entropy", "cut", "on_cut_input", "weighted_sum"]
+__all__ = ["cross_entropy", "cut", "on_cut_input", "reduced", "usual_cross_entropy", "weighted_sum"]
 
 _NAMES = ("input", "target", "weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
 
@@ -39,12 +39,12 @@ def on_cut_input(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
 
 def weighted_sum(ctx: Any, nll: Dual, weights: Tensor) -> Dual:
     """``sum_n weights_n nll_n``, a scalar."""
-    tangent = None if nll.tangent is None else nll.tangent @ weights
+    tangent = None if nll.tangent is None else nll.tangent.to(weights.dtype) @ weights
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         nll.slot.add(None if g is None else g * weights, None if h is None else h[:, None] * weights)
 
-    return ctx.record(torch.dot(nll.primal, weights), tangent, backward)
+    return ctx.record(torch.dot(nll.primal.to(weights.dtype), weights), tangent, backward)
 
 
 def _token_losses(ctx: Any, logits: Dual, labels: Tensor, valid: Tensor) -> Dual:
@@ -72,26 +72,39 @@ def _token_losses(ctx: Any, logits: Dual, labels: Tensor, valid: Tensor) -> Dual
     return ctx.record(nll, nll_t, backward)
 
 
-def cross_entropy(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
-    """``F.cross_entropy``."""
+def usual_cross_entropy(args: tuple, kwargs: dict) -> tuple[Tensor, Tensor, str] | None:
+    """Labels (N,) with -100 for those without a loss, which count, and the reduction; None for weighted classes,
+    label smoothing or labels that are probabilities."""
     given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
-    logits, labels = given["input"], given["target"]
-    reduction = given.get("reduction", "mean")
+    labels = given["target"]
     legacy = given.get("size_average") is not None or given.get("reduce") is not None
     unusual = given.get("weight") is not None or given.get("label_smoothing", 0.0) != 0.0 or legacy
-    if unusual or not isinstance(logits, Dual) or labels.dtype.is_floating_point or logits.ndim < 2:
+    if unusual or isinstance(labels, Dual) or labels.dtype.is_floating_point:
+        return None
+    labels = labels.reshape(-1).long()
+    valid = labels != given.get("ignore_index", -100)
+    return labels.where(valid, -100), valid, given.get("reduction", "mean")
+
+
+def reduced(valid: Tensor, reduction: str, dtype: torch.dtype) -> Tensor:
+    """The weights of the tokens' losses in a mean or a sum."""
+    weights = valid.to(dtype)
+    return weights / weights.sum() if reduction == "mean" else weights
+
+
+def cross_entropy(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``F.cross_entropy`` of whole logits."""
+    logits = args[0] if args else kwargs["input"]
+    shape = (args[1] if len(args) > 1 else kwargs["target"]).shape
+    call = usual_cross_entropy(args, kwargs)
+    if call is None or not isinstance(logits, Dual) or logits.ndim < 2:
         return on_cut_input(ctx, func, args, kwargs)
-    shape = labels.shape
+    labels, valid, reduction = call
     logits = cut(ctx, logits)
     if logits.ndim > 2:  # (B, V, ...)
         logits = call_function(ctx, lambda z: z.movedim(1, -1).reshape(-1, z.shape[1]), (logits,), {})
-    labels = labels.reshape(-1)
-    valid = labels != given.get("ignore_index", -100)
     nll = _token_losses(ctx, logits, labels, valid)
-    ctx.tokens.append((nll, labels.where(valid, -100)))
+    ctx.tokens.append((nll, labels))
     if reduction == "none":
         return nll if len(shape) == 1 else call_function(ctx, lambda t: t.view(shape), (nll,), {})
-    weights = valid.to(nll.dtype)
-    if reduction == "mean":
-        weights = weights / weights.sum()
-    return weighted_sum(ctx, nll, weights)
+    return weighted_sum(ctx, nll, reduced(valid, reduction, nll.dtype))

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["ASKED", "PLAIN", "PLAIN_PROPERTIES", "PROPERTIES", "REFUSED", "VIEWS"]
+__all__ = [
+    "ASKED",
+    "CASTS",
+    "LINEAR",
+    "LINEAR_VIEWS",
+    "OTHER_VIEWS",
+    "PLAIN",
+    "PLAIN_PROPERTIES",
+    "PROPERTIES",
+    "REFUSED",
+    "RESHAPES",
+]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -36,10 +47,21 @@ REFUSED = _names(
     __deepcopy__ __reduce_ex__ resize_as_ apply_ map_ t_ transpose_ swapaxes_ squeeze_ unsqueeze_ as_strided_"""
 )
 
-#: Functions whose result may share memory with their first argument.
-VIEWS = _names(
-    """view view_as reshape reshape_as transpose swapaxes swapdims permute movedim moveaxis t unsqueeze squeeze flatten
-    unflatten expand expand_as broadcast_to __getitem__ narrow select slice chunk split tensor_split unbind diagonal
-    unfold as_strided contiguous to float double half bfloat16 type type_as ravel hsplit vsplit dsplit view_as_real
-    view_as_complex real imag adjoint T mT H mH"""
+#: Other views of the same elements in the same order.
+RESHAPES = _names("view reshape flatten unflatten unsqueeze squeeze view_as reshape_as ravel")
+
+#: Changes of dtype (or device).
+CASTS = _names("to float double half bfloat16 type type_as")
+
+#: Linear functions of one value that may be views of it.
+LINEAR_VIEWS = _names(
+    """permute movedim moveaxis t T mT H mH adjoint expand_as broadcast_to narrow select diagonal unfold as_strided
+    view_as_real view_as_complex real imag"""
 )
+#: Other linear functions of their first argument.
+LINEAR = _names(
+    """sum mean cumsum repeat repeat_interleave tile clone index_select gather take_along_dim roll flip tril triu
+    movedim diff trace diag_embed fliplr flipud rot90"""
+)
+#: Functions whose result may share memory with their first argument, by the generic rule.
+OTHER_VIEWS = _names("unbind tensor_split hsplit vsplit dsplit squeeze_ split_with_sizes atleast_1d atleast_2d")

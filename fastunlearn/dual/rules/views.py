@@ -1,13 +1,15 @@
 """Views: they and what they are views of hold one value, also after one of them is written to in place.
 
-A view remembers what it is a view of, the function that made it, and the *version* it has seen. A write into a view
-is a write into its root (scatter of the new part), which raises the root's version; a view that is used after that
-is made again from the root.
+The model's code holds *objects* (Duals, or plain tensors). An object that was written to has an entry in
+``ctx.shadows``: its present value and a version. A view remembers the object it is a view of, the function that made
+it, and the version it has seen. A write into a view is a write into its root (scatter of the new part), which raises
+the root's version; a view that is used after that is made again from the root.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,59 +17,93 @@ from torch import Tensor
 from ..values import Dual
 from .generic import apply_generic, call_function
 
-__all__ = ["apply_view", "refreshed", "write_through"]
+__all__ = ["Shadow", "apply_view", "current", "viewing", "write_through"]
+
+
+@dataclass
+class Shadow:
+    """The value that ``holder``, an object of the model's code, has by now."""
+
+    holder: Tensor  # kept, so that its id stays its own
+    value: Dual
+    version: int
+    root: Any = None
 
 
 def _shares_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-def link(source: Dual, result: Dual, make: Callable[[Tensor], Tensor]) -> None:
-    """Notes that ``result`` is ``make(source)``, a view."""
-    result.root = (source, make, source.version)
+def _owner(value: Tensor) -> Tensor:
+    owner = getattr(value, "owner", None)
+    return value if owner is None else owner
 
 
-def apply_view(ctx: Any, func: Callable, args: tuple, kwargs: dict, apply: Callable = call_function) -> Any:
+def _version(ctx: Any, holder: Tensor) -> int:
+    shadow = ctx.shadows.get(id(holder))
+    return 0 if shadow is None else shadow.version
+
+
+def _root(ctx: Any, holder: Tensor) -> Any:
+    shadow = ctx.shadows.get(id(holder))
+    return getattr(holder, "root", None) if shadow is None else shadow.root
+
+
+def current(ctx: Any, holder: Tensor) -> Tensor:
+    """The value of an object of the model's code, after all writes to it and to what it is a view of."""
+    root = _root(ctx, holder)
+    if root is not None:
+        source, make, seen = root
+        whole = current(ctx, source)
+        if _version(ctx, source) != seen:
+            value = call_function(ctx, make, (whole,), {})
+            _put(ctx, holder, value, (source, make, _version(ctx, source)))
+    shadow = ctx.shadows.get(id(holder))
+    return holder if shadow is None else shadow.value
+
+
+def _put(ctx: Any, holder: Tensor, value: Dual, root: Any) -> None:
+    value.owner = holder
+    ctx.shadows[id(holder)] = Shadow(holder, value, _version(ctx, holder) + 1, root)
+
+
+def apply_view(ctx: Any, func: Callable, args: tuple, kwargs: dict, rule: Callable = call_function) -> Any:
     """A function whose results may be views of its first argument."""
-    source, rest = args[0], args[1:]
-    results = apply(ctx, func, args, kwargs)
+    results = rule(ctx, func, args, kwargs)
+    source = args[0] if args else None
     if not isinstance(source, Dual):
         return results
+    rest = args[1:]
     if isinstance(results, Dual):
         if results is not source and _shares_memory(source.primal, results.primal):
-            link(source, results, lambda t: func(t, *rest, **kwargs))
+            owner = _owner(source)
+            results.root = (owner, lambda t: func(t, *rest, **kwargs), _version(ctx, owner))
     elif isinstance(results, (tuple, list)):
         for i, part in enumerate(results):
             if isinstance(part, Dual) and _shares_memory(source.primal, part.primal):
-                link(source, part, lambda t, i=i: func(t, *rest, **kwargs)[i])
+                owner = _owner(source)
+                part.root = (owner, lambda t, i=i: func(t, *rest, **kwargs)[i], _version(ctx, owner))
     return results
 
 
-def refreshed(ctx: Any, view: Dual) -> Dual:
-    """``view``, made again from its root where that has been written to since."""
-    source, make, seen = view.root
-    if source.root is not None:
-        refreshed(ctx, source)
-    if source.version != seen:
-        new = call_function(ctx, make, (source,), {})
-        view.primal, view.tangent, view.slot = new.primal, new.tangent, new.slot
-        view.root = (source, make, source.version)
-        view.version += 1
-    return view
+def viewing(rule: Callable) -> Callable:
+    """``rule``, whose results may be views of its first argument."""
+    return lambda ctx, func, args, kwargs: apply_view(ctx, func, args, kwargs, rule)
 
 
-def write_through(ctx: Any, target: Dual, value: Dual) -> None:
-    """``target`` holds ``value`` from now on, and so does all that it is a view of."""
-    if target.root is not None:
-        source, make, _ = target.root
+def write_through(ctx: Any, target: Tensor, value: Dual) -> None:
+    """``target`` (an object or its value) holds ``value`` from now on, and so does all that it is a view of."""
+    holder = _owner(target)
+    root = _root(ctx, holder)
+    if root is not None:
+        source, make, _ = root
 
         def scatter(tensors: list[Tensor]) -> list[Tensor]:
             whole = tensors[0].clone()
             make(whole).copy_(tensors[1])
             return [whole]
 
-        whole = apply_generic(ctx, scatter, [source, value])[0]
+        whole = apply_generic(ctx, scatter, [current(ctx, source), value])[0]
         write_through(ctx, source, whole)
-        target.root = (source, make, source.version)
-    target.primal, target.tangent, target.slot = value.primal, value.tangent, value.slot
-    target.version += 1
+        root = (source, make, _version(ctx, source))
+    _put(ctx, holder, value, root)

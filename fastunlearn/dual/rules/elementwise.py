@@ -1,0 +1,156 @@
+"""Sums and products element by element, with broadcasting. Tangents and h carry a leading axis K."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..values import Dual
+from .generic import call_function
+
+__all__ = ["add", "aligned", "divide", "multiply", "negative", "shrink", "subtract"]
+
+
+def aligned(streams: Tensor, ndim: int) -> Tensor:
+    """(K, *shape) with axes of 1 after K, so that it broadcasts against a result of ``ndim`` axes."""
+    missing = ndim - streams.ndim + 1
+    if missing <= 0:
+        return streams
+    return streams.reshape(streams.shape[0], *(1,) * missing, *streams.shape[1:])
+
+
+def shrink(tensor: Tensor, shape: torch.Size, lead: int) -> Tensor:
+    """Sums ``tensor`` over the axes along which ``shape`` was broadcast; ``lead`` first axes (0 or 1) stay."""
+    if tensor.shape[lead:] == shape:
+        return tensor
+    extra = tensor.ndim - lead - len(shape)
+    axes = list(range(lead, lead + extra))
+    axes += [lead + extra + i for i, n in enumerate(shape) if n == 1 and tensor.shape[lead + extra + i] != 1]
+    tensor = tensor.sum(axes, keepdim=True)
+    return tensor.reshape((*tensor.shape[:lead], *shape))
+
+
+def _tensor(value: Any) -> Any:
+    return value.primal if isinstance(value, Dual) else value
+
+
+def _spread(streams: Tensor, result: Tensor) -> Tensor:
+    """Tangents of one argument, in the result's shape and dtype."""
+    streams = aligned(streams, result.ndim)
+    if streams.shape[1:] != result.shape:
+        streams = streams.expand(streams.shape[0], *result.shape)
+    return streams if streams.dtype == result.dtype else streams.to(result.dtype)
+
+
+def _hand(x: Dual, g: Tensor | None, h: Tensor | None, fresh: bool) -> None:
+    shape, dtype = x.primal.shape, x.primal.dtype
+    x.slot.add(
+        None if g is None else shrink(g, shape, 0).to(dtype), None if h is None else shrink(h, shape, 1).to(dtype),
+        fresh,
+    )  # fmt: skip
+
+
+def _sum(ctx: Any, a: Any, b: Any, sign: float) -> Dual:
+    ap, bp = _tensor(a), _tensor(b)
+    y = ap + bp if sign > 0 else ap - bp
+    tangent = None
+    at, bt = getattr(a, "tangent", None), getattr(b, "tangent", None)
+    if at is not None and bt is not None:
+        at, bt = aligned(at, y.ndim), aligned(bt, y.ndim)
+        tangent = _spread(at + bt if sign > 0 else at - bt, y)
+    elif at is not None:
+        tangent = _spread(at, y)
+    elif bt is not None:
+        tangent = _spread(bt, y)
+        tangent = tangent if sign > 0 else -tangent
+
+    def backward(g: Tensor | None, h: Tensor | None) -> None:
+        if isinstance(a, Dual):
+            _hand(a, g, h, False)
+        if isinstance(b, Dual):
+            if sign < 0:
+                g, h = None if g is None else -g, None if h is None else -h
+            _hand(b, g, h, False)
+
+    return ctx.record(y, tangent, backward)
+
+
+def _is_plain_pair(args: tuple, kwargs: dict) -> bool:
+    return len(args) == 2 and not kwargs and all(isinstance(a, (Tensor, float, int)) for a in args)
+
+
+def add(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``a + b``."""
+    return _sum(ctx, *args, 1.0) if _is_plain_pair(args, kwargs) else call_function(ctx, func, args, kwargs)
+
+
+def subtract(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``a - b``."""
+    return _sum(ctx, *args, -1.0) if _is_plain_pair(args, kwargs) else call_function(ctx, func, args, kwargs)
+
+
+def _scaled(ctx: Any, x: Dual, factor: Any) -> Dual:
+    """``x * factor`` with a constant factor, a number or a tensor."""
+    y = x.primal * factor
+    tangent = None
+    if x.tangent is not None:
+        tangent = _spread(aligned(x.tangent, y.ndim) * factor, y)
+
+    def backward(g: Tensor | None, h: Tensor | None) -> None:
+        _hand(x, None if g is None else g * factor, None if h is None else h * factor, True)
+
+    return ctx.record(y, tangent, backward)
+
+
+def multiply(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``a * b``."""
+    if not _is_plain_pair(args, kwargs):
+        return call_function(ctx, func, args, kwargs)
+    a, b = args
+    if not isinstance(a, Dual):
+        return _scaled(ctx, b, a)
+    if not isinstance(b, Dual):
+        return _scaled(ctx, a, b)
+    ap, bp, at, bt = a.primal, b.primal, a.tangent, b.tangent
+    y = ap * bp
+    tangent = None
+    if at is not None:
+        tangent = _spread(aligned(at, y.ndim) * bp, y)
+    if bt is not None:
+        other = aligned(bt, y.ndim) * ap
+        tangent = _spread(other, y) if tangent is None else tangent + other
+
+    def one(x: Dual, other: Tensor, other_t: Tensor | None, g: Tensor | None, h: Tensor | None) -> None:
+        hx = None if h is None else h * other
+        if g is not None and other_t is not None:
+            curved = aligned(other_t, y.ndim) * g
+            hx = curved if hx is None else hx.add_(curved)
+        _hand(x, None if g is None else g * other, hx, True)
+
+    def backward(g: Tensor | None, h: Tensor | None) -> None:
+        one(a, bp, bt, g, h)
+        one(b, ap, at, g, h)
+
+    return ctx.record(y, tangent, backward)
+
+
+def divide(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``a / b`` with constant b; a variable divisor goes to the generic rule."""
+    if not _is_plain_pair(args, kwargs) or isinstance(args[1], Dual):
+        return call_function(ctx, func, args, kwargs)
+    x, divisor = args
+    y = x.primal / divisor
+    tangent = None if x.tangent is None else _spread(aligned(x.tangent, y.ndim) / divisor, y)
+
+    def backward(g: Tensor | None, h: Tensor | None) -> None:
+        _hand(x, None if g is None else g / divisor, None if h is None else h / divisor, True)
+
+    return ctx.record(y, tangent, backward)
+
+
+def negative(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``-x``."""
+    return _scaled(ctx, args[0], -1.0)
