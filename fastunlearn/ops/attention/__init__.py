@@ -14,23 +14,20 @@ from torch import Tensor
 
 from fastunlearn.ops._dispatch import choose_backend
 
-from . import reference
+from . import cpu, reference
 from ._arguments import AttentionSpec, Statistics, check_outputs, check_primal, check_tangents
 
 __all__ = ["AttentionSpec", "Statistics", "backward", "dual_backward", "dual_forward", "forward"]
 
-BACKENDS = ("reference",)
-
-
-def _backend(requested: str | None, q: Tensor) -> str:
-    return choose_backend(requested, q.device, BACKENDS)
+BACKENDS = ("reference", "cpu")
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *,
             backend: str | None = None) -> tuple[Tensor, Statistics]:  # fmt: skip
     """``o = softmax(s) v`` (B, H, S, E) and the statistics (lse (B, H, S), None)."""
     check_primal(q, k, v, spec)
-    _backend(backend, q)
+    if choose_backend(backend, q.device, BACKENDS) == "cpu":
+        return cpu.forward(q, k, v, spec)
     return reference.forward(q, k, v, spec)
 
 
@@ -42,7 +39,8 @@ def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor 
     """
     check_primal(q, k, v, spec)
     count = check_tangents(q, k, v, qt, kt, vt)
-    _backend(backend, q)
+    if choose_backend(backend, q.device, BACKENDS) == "cpu":
+        return cpu.dual_forward(q, k, v, qt, kt, vt, spec, count)
     return reference.dual_forward(q, k, v, qt, kt, vt, spec, count)
 
 
@@ -55,7 +53,8 @@ def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: T
     check_primal(q, k, v, spec)
     count = check_tangents(q, k, v, None, None, None, h)
     check_outputs(q, v, o, stats, None, None, count, dual=False)
-    _backend(backend, q)
+    if choose_backend(backend, q.device, BACKENDS) == "cpu":
+        return cpu.backward(q, k, v, o, stats, h, spec, count)
     return reference.backward(q, k, v, stats, h, spec)
 
 
@@ -70,5 +69,6 @@ def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor
     check_primal(q, k, v, spec)
     count = check_tangents(q, k, v, qt, kt, vt, ot if h is None else h)
     check_outputs(q, v, o, stats, g, ot, count, dual=True)
-    _backend(backend, q)
+    if choose_backend(backend, q.device, BACKENDS) == "cpu":
+        return cpu.dual_backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec, count)
     return reference.dual_backward(q, k, v, qt, kt, vt, stats, g, h, spec, count)
