@@ -39,13 +39,16 @@ struct AttentionForward {
     void* ot;      // (K, ...) as o; null for the primal alone
     void* lse;     // (batch, heads, queries)
     void* mean_t;  // (K, batch, heads, queries); null for the primal alone
+    void* rest;    // as lse: what rounding took from it
 };
 
-// With g: the dual backward. Without: K ordinary backwards, of h; tangents, ot, mean_t, gq, gk, gv are not used.
+// The dual backward; or else K ordinary backwards, of h: then tangents, ot, g, mean_t, gq, gk and gv are not used.
 struct AttentionBackward {
+    bool dual;
     AttentionTensor o, ot, g, h;
     const void* lse;
     const void* mean_t;
+    const void* rest;  // null: taken as 0
     void *gq, *gk, *gv;  // like q, k, v
     void *hq, *hk, *hv;  // the same with K in front
 };

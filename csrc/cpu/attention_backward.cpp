@@ -10,7 +10,7 @@ template <class T>
 class Backward {
    public:
     Backward(const AttentionKit<T>& kit, const AttentionProblem& problem, const AttentionBackward& io)
-        : kit_(kit), p_(problem), io_(io), dual_(io.g.data != nullptr) {}
+        : kit_(kit), p_(problem), io_(io), dual_(io.dual) {}
 
     void run(int threads) {
         AttentionSchedule schedule(p_);
@@ -40,10 +40,10 @@ class Backward {
         Work(const AttentionProblem& p, const AttentionBackward& io)
             : keys(p, scratch), rule(p, scratch), sum(std::max(p.size, p.value_size)),
               q(true, p.size, 1, scratch), qt(p.qt.data, p.size, p.tangents, scratch),
-              g(io.g.data, p.value_size, 1, scratch), h(io.h.data, p.value_size, p.tangents, scratch),
+              g(io.dual, p.value_size, 1, scratch), h(io.h.data, p.value_size, p.tangents, scratch),
               o(scratch.take(matrix_size(p.value_size))), other(scratch.take(matrix_size(p.value_size))),
               gq(scratch.take(matrix_size(p.size))), hq(scratch.take(matrix_size(p.size) * p.tangents)),
-              part(scratch.take(kTile * kChunk)), lse(scratch.take(kTile)), mean(scratch.take(kTile * p.tangents)),
+              part(scratch.take(kTile * kChunk)), lse(scratch.take(kTile)), rest(scratch.take(kTile)), mean(scratch.take(kTile * p.tangents)),
               d(scratch.take(kTile)), dt(scratch.take(kTile * p.tangents)) {
             for (T** tile : {&s, &y, &z, &w}) *tile = scratch.take(kTile * kTile);
             if (p.scores.softcap > 0)
@@ -54,7 +54,7 @@ class Backward {
         ScoreRule<T> rule;
         ScoreSum<T> sum;
         Packed q, qt, g, h;
-        T *o, *other, *gq, *hq, *part, *lse, *mean, *d, *dt;
+        T *o, *other, *gq, *hq, *part, *lse, *rest, *mean, *d, *dt;
         T *s, *y, *z, *w, *u = nullptr, *e = nullptr;  // tiles; u and e only with a cap
     };
 
@@ -126,6 +126,7 @@ class Backward {
         for (int64_t r = 0; r < block.rows; ++r) {
             const T lse = static_cast<const T*>(io_.lse)[row + r];
             constexpr T kInfinity = std::numeric_limits<T>::infinity();
+            w.rest[r] = io_.rest ? static_cast<const T*>(io_.rest)[row + r] : T(0);
             w.lse[r] = lse == -kInfinity ? kInfinity : lse;  // fully masked: p = exp(-inf)
         }
         std::fill_n(w.gq, matrix_size(p_.size), T(0));
@@ -169,7 +170,7 @@ class Backward {
         const int64_t key_row = pair * p_.keys + w.keys.first, all = p_.batch * p_.groups * p_.keys;
         w.sum.clear().add(w.keys.k, w.q.transposed, p_.size).run(kit_.products, size, w.s);
         w.rule.apply(kit_.softmax, block, w.keys.first, w.keys.rows, w.s, w.u);
-        kit_.softmax.probabilities(size, w.s, w.lse);
+        kit_.softmax.probabilities(size, w.s, w.lse, w.rest);
         if (dual_) add_stream(block, w.g.rows, w.g.transposed, w.d, w.gq, io_.gk, io_.gv, key_row, w);
         for (int64_t n = 0; n < p_.tangents; ++n) {
             const int64_t at = n * matrix_size(p_.value_size);

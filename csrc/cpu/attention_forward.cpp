@@ -137,7 +137,9 @@ class Forward {
         for (int64_t r = 0; r < block.rows; ++r) {
             const int64_t row = (block.batch * p_.heads + block.head) * p_.queries + block.first + r;
             const T inverse = s.total[r] == 0 ? T(0) : 1 / s.total[r];  // 0: fully masked
-            static_cast<T*>(out_.lse)[row] = s.maximum[r] + std::log(s.total[r]);
+            const T log_total = std::log(s.total[r]), lse = s.maximum[r] + log_total;
+            static_cast<T*>(out_.lse)[row] = lse;
+            static_cast<T*>(out_.rest)[row] = s.total[r] == 0 ? T(0) : (s.maximum[r] - lse) + log_total;
             T* o = static_cast<T*>(out_.o) + row * columns;
             const auto place = [&](int64_t c) { return c / kChunk * kTile * kChunk + r * kChunk + c % kChunk; };
             for (int64_t c = 0; c < columns; ++c) o[c] = inverse * s.o[place(c)];

@@ -61,8 +61,8 @@ struct AttentionSoftmax {
     // what rounding leaves of sum p (s' - mean).
     void (*online_tangent)(TileSize size, T* z, const T* u, const T* p, const T* total, const T* correction,
                            const T* kept, T* mean, T* shift, T* rest);
-    // s becomes exp(s - lse)
-    void (*probabilities)(TileSize size, T* s, const T* lse);
+    // s becomes exp((s - lse) - rest)
+    void (*probabilities)(TileSize size, T* s, const T* lse, const T* rest);
     // y becomes f = (1 - u^2) e, with e = p (y - d); e is written where it is not null.
     void (*adjoint)(TileSize size, const T* p, const T* u, T* y, T* e, const T* d);
     // z becomes p' = p (s' - mean), y becomes f' (README of the op); e as written by adjoint.

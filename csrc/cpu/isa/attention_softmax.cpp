@@ -92,10 +92,10 @@ void online_tangent(TileSize size, T* z, const T* u, const T* p, const T* total,
 }
 
 template <class T>
-void probabilities(TileSize size, T* s, const T* lse) {
+void probabilities(TileSize size, T* s, const T* lse, const T* rest) {
     for (int64_t r = 0; r < size.rows; ++r)
         for (int64_t c = 0; c < size.columns; c += kLanes<T>)
-            store(s + r * kTile + c, exponential<T>(load(s + r * kTile + c) - load(lse + c)));
+            store(s + r * kTile + c, exponential<T>((load(s + r * kTile + c) - load(lse + c)) - load(rest + c)));
 }
 
 template <class T>

@@ -24,7 +24,7 @@ BACKENDS = ("reference", "cpu")
 
 def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *,
             backend: str | None = None) -> tuple[Tensor, Statistics]:  # fmt: skip
-    """``o = softmax(s) v`` (B, H, S, E) and the statistics (lse (B, H, S), None)."""
+    """``o = softmax(s) v`` (B, H, S, E) and :class:`Statistics` (lse (B, H, S); no mean_t)."""
     check_primal(q, k, v, spec)
     if choose_backend(backend, q.device, BACKENDS) == "cpu":
         return cpu.forward(q, k, v, spec)
@@ -33,7 +33,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *,
 
 def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
                  spec: AttentionSpec, *, backend: str | None = None) -> tuple[Tensor, Tensor, Statistics]:  # fmt: skip
-    """o (B, H, S, E), its tangents ot (K, B, H, S, E), and the statistics (lse (B, H, S), mean_t (K, B, H, S)).
+    """o (B, H, S, E), its tangents ot (K, B, H, S, E), and :class:`Statistics` (lse (B, H, S), mean_t (K, B, H, S)).
 
     qt (K, B, H, S, D), kt (K, B, G, T, D), vt (K, B, G, T, E); None is zero, and not all may be None.
     """
@@ -55,7 +55,7 @@ def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: T
     check_outputs(q, v, o, stats, None, None, count, dual=False)
     if choose_backend(backend, q.device, BACKENDS) == "cpu":
         return cpu.backward(q, k, v, o, stats, h, spec, count)
-    return reference.backward(q, k, v, stats, h, spec)
+    return reference.backward(q, k, v, h, spec)
 
 
 def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
@@ -71,4 +71,4 @@ def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor
     check_outputs(q, v, o, stats, g, ot, count, dual=True)
     if choose_backend(backend, q.device, BACKENDS) == "cpu":
         return cpu.dual_backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec, count)
-    return reference.dual_backward(q, k, v, qt, kt, vt, stats, g, h, spec, count)
+    return reference.dual_backward(q, k, v, qt, kt, vt, g, h, spec, count)

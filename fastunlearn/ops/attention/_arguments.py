@@ -47,11 +47,13 @@ class Statistics(NamedTuple):
     """What the backward functions need of the softmax, float32 (float64 for float64 inputs).
 
     lse: (B, H, S), log of the sum of exponentials (-inf in a fully masked row). mean_t: (K, B, H, S),
-    ``sum_j p_ij st_ij``, the tangent of lse; None after :func:`forward`.
+    ``sum_j p_ij st_ij``, the tangent of lse; None after :func:`forward`. lse_rest: (B, H, S), what rounding took from
+    lse (their sum is lse exactly), so that p can be had again from large scores; None from a backend without it.
     """
 
     lse: Tensor
     mean_t: Tensor | None
+    lse_rest: Tensor | None = None
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -123,6 +125,8 @@ def check_outputs(q: Tensor, v: Tensor, o: Tensor, stats: Statistics, g: Tensor 
     wanted = [("stats.lse", stats.lse, tuple(q.shape[:3]))]
     if dual:
         wanted.append(("stats.mean_t", stats.mean_t, (count, *q.shape[:3])))
+    if stats.lse_rest is not None:
+        wanted.append(("stats.lse_rest", stats.lse_rest, tuple(q.shape[:3])))
     for name, value, expected in wanted:
         if value is None or tuple(value.shape) != expected or value.dtype != accumulator(q.dtype):
             raise InvalidInputError(f"{name} must be {accumulator(q.dtype)} {expected}, from the forward function")

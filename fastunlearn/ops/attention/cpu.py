@@ -37,17 +37,23 @@ class _Call:
         return (x.data_ptr(), *((0, *strides) if x.dim() == 4 else strides))
 
     def _scores(self, spec: AttentionSpec) -> tuple:
-        kind, mask_address, mask_strides, slopes = 0, 0, (0, 0, 0, 0), 0
+        kind, mask_address, strides, slopes = 0, 0, (0, 0, 0, 0), 0
         if spec.mask is not None:
             mask = spec.mask if spec.mask.dtype == torch.bool else spec.mask.to(self.wide)
             mask = mask.expand(*self.q_shape[:3], self.k_shape[2])  # a stride of 0 where it broadcasts
-            kind, mask_address, mask_strides = 1 if mask.dtype == torch.bool else 2, mask.data_ptr(), mask.stride()
+            kind, mask_address, strides = 1 if mask.dtype == torch.bool else 2, mask.data_ptr(), mask.stride()
             self.alive.append(mask)
         if spec.alibi is not None:
             alibi = spec.alibi.to(self.wide).contiguous()
             slopes = alibi.data_ptr()
             self.alive.append(alibi)
-        return (spec.scale, spec.softcap or 0.0, spec.causal, spec.window or 0, kind, mask_address, mask_strides, slopes)
+        return (spec.scale, spec.softcap or 0.0, spec.causal, spec.window or 0, kind, mask_address, strides, slopes)
+
+    def statistics(self, stats: Statistics) -> tuple[int, ...]:
+        """Addresses of lse, mean_t, lse_rest; 0 for what is not there."""
+        contiguous = [None if x is None else x.contiguous() for x in stats]
+        self.alive += [x for x in contiguous if x is not None]
+        return _addresses(*contiguous)
 
     def out(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.wide)
@@ -63,19 +69,20 @@ def _addresses(*tensors: Tensor | None) -> tuple[int, ...]:
 def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, isa: str | None = None) -> tuple[Tensor, Statistics]:
     """o and statistics; ``isa`` names the instruction set (None: the best that is live)."""
     call = _Call(q, k, v, None, None, None, spec, 0, isa)
-    o, lse = call.out(*call.out_shape), call.out(*q.shape[:3])
-    extension("cpu").attention_forward(*call.common, _addresses(o, None, lse, None), torch.get_num_threads())
-    return *call.narrow(o), Statistics(lse, None)
+    o, lse, rest = call.out(*call.out_shape), call.out(*q.shape[:3]), call.out(*q.shape[:3])
+    extension("cpu").attention_forward(*call.common, _addresses(o, None, lse, None, rest), torch.get_num_threads())
+    return *call.narrow(o), Statistics(lse, None, rest)
 
 
 def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
-                 spec: AttentionSpec, count: int, isa: str | None = None) -> tuple[Tensor, Tensor, Statistics]:  # fmt: skip
+                 spec: AttentionSpec, count: int,
+                 isa: str | None = None) -> tuple[Tensor, Tensor, Statistics]:  # fmt: skip
     """o, ot and statistics; ``isa`` names the instruction set (None: the best that is live)."""
     call = _Call(q, k, v, qt, kt, vt, spec, count, isa)
     o, ot = call.out(*call.out_shape), call.out(count, *call.out_shape)
-    lse, mean_t = call.out(*q.shape[:3]), call.out(count, *q.shape[:3])
-    extension("cpu").attention_forward(*call.common, _addresses(o, ot, lse, mean_t), torch.get_num_threads())
-    return *call.narrow(o, ot), Statistics(lse, mean_t)
+    lse, mean_t, rest = call.out(*q.shape[:3]), call.out(count, *q.shape[:3]), call.out(*q.shape[:3])
+    extension("cpu").attention_forward(*call.common, _addresses(o, ot, lse, mean_t, rest), torch.get_num_threads())
+    return *call.narrow(o, ot), Statistics(lse, mean_t, rest)
 
 
 def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: Tensor, spec: AttentionSpec, count: int,
@@ -83,11 +90,11 @@ def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: T
     """hq, hk, hv of K ordinary backwards; ``isa`` as in :func:`forward`."""
     call = _Call(q, k, v, None, None, None, spec, count, isa)
     results = tuple(call.out(count, *shape) for shape in (call.q_shape, call.k_shape, call.v_shape))
-    lse = stats.lse.contiguous()
     adjoints = (call.tensor(o), _NONE, _NONE, call.tensor(h))
     extension("cpu").attention_backward(
-        *call.common, adjoints, _addresses(lse, None), _addresses(None, None, None, *results), torch.get_num_threads()
-    )
+        *call.common, False, adjoints, call.statistics(stats._replace(mean_t=None)),
+        _addresses(None, None, None, *results), torch.get_num_threads(),
+    )  # fmt: skip
     return call.narrow(*results)
 
 
@@ -98,9 +105,8 @@ def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor
     call = _Call(q, k, v, qt, kt, vt, spec, count, isa)
     shapes = (call.q_shape, call.k_shape, call.v_shape)
     results = (*(call.out(*shape) for shape in shapes), *(call.out(count, *shape) for shape in shapes))
-    lse, mean_t = stats.lse.contiguous(), stats.mean_t.contiguous()
     adjoints = (call.tensor(o), call.tensor(ot), call.tensor(g), call.tensor(h))
     extension("cpu").attention_backward(
-        *call.common, adjoints, _addresses(lse, mean_t), _addresses(*results), torch.get_num_threads()
+        *call.common, True, adjoints, call.statistics(stats), _addresses(*results), torch.get_num_threads()
     )
     return call.narrow(*results)

@@ -1,6 +1,7 @@
 """Attention and its dual in plain PyTorch, with S x T matrices in memory. Defines truth; see README.md.
 
-Half-precision inputs are widened to float32 first. Heads of k and v are repeated for the query heads that share them.
+Everything is computed anew from the inputs: statistics are given out, never taken in. Half-precision inputs are
+widened to float32 first. Heads of k and v are repeated for the query heads that share them.
 """
 
 from __future__ import annotations
@@ -65,9 +66,10 @@ def scores(q: Tensor, k: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor]:
     return s.masked_fill(~live, -torch.inf), u
 
 
-def probabilities(s: Tensor, lse: Tensor) -> Tensor:
+def probabilities(s: Tensor) -> Tensor:
     """softmax(s); zeros in a row where no key may be attended to."""
-    return torch.exp(s - lse.masked_fill(lse == -torch.inf, torch.inf)[..., None])
+    dead = (s == -torch.inf).all(-1, keepdim=True)
+    return torch.softmax(s.masked_fill(dead, 0), -1).masked_fill(dead, 0)
 
 
 def _tangent_scores(q: Tensor, k: Tensor, qt: Tensor | None, kt: Tensor | None, u: Tensor, spec: AttentionSpec,
@@ -83,8 +85,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tenso
     dtype, heads = q.dtype, q.shape[1]
     q, k, v = _wide(q, _for_heads(k, heads), _for_heads(v, heads))
     s, _ = scores(q, k, spec)
-    lse = torch.logsumexp(s, -1)
-    return (probabilities(s, lse) @ v).to(dtype), Statistics(lse, None)
+    return (probabilities(s) @ v).to(dtype), Statistics(torch.logsumexp(s, -1), None)
 
 
 def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
@@ -93,21 +94,19 @@ def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor 
     q, qt, k, kt, v, vt = _wide(q, qt, *(_for_heads(x, heads) for x in (k, kt, v, vt)))
     s, u = scores(q, k, spec)
     st, _, _ = _tangent_scores(q, k, qt, kt, u, spec, s.new_zeros(count, *s.shape))
-    lse = torch.logsumexp(s, -1)
-    p = probabilities(s, lse)
+    p = probabilities(s)
     mean_t = (p * st).sum(-1)
     pt = p * (st - mean_t[..., None])
     o = p @ v
     ot = _sum(pt @ v, _product(p, vt), like=o.new_zeros(count, *o.shape))
-    return o.to(dtype), ot.to(dtype), Statistics(lse, mean_t)
+    return o.to(dtype), ot.to(dtype), Statistics(torch.logsumexp(s, -1), mean_t)
 
 
-def backward(q: Tensor, k: Tensor, v: Tensor, stats: Statistics, h: Tensor,
-             spec: AttentionSpec) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def backward(q: Tensor, k: Tensor, v: Tensor, h: Tensor, spec: AttentionSpec) -> tuple[Tensor, Tensor, Tensor]:
     dtype, heads, groups = q.dtype, q.shape[1], k.shape[1]
     q, k, v, h = _wide(q, _for_heads(k, heads), _for_heads(v, heads), h)
     s, u = scores(q, k, spec)
-    p = probabilities(s, stats.lse)
+    p = probabilities(s)
     hp = h @ v.mT
     hs = p * (hp - (p * hp).sum(-1, keepdim=True)) * (1 - u * u)
     hq, hk, hv = spec.scale * (hs @ k), spec.scale * (hs.mT @ q), p.mT @ h
@@ -115,16 +114,15 @@ def backward(q: Tensor, k: Tensor, v: Tensor, stats: Statistics, h: Tensor,
 
 
 def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
-                  stats: Statistics, g: Tensor, h: Tensor | None, spec: AttentionSpec,
-                  count: int) -> tuple[Tensor, ...]:  # fmt: skip
+                  g: Tensor, h: Tensor | None, spec: AttentionSpec, count: int) -> tuple[Tensor, ...]:  # fmt: skip
     dtype, heads, groups = q.dtype, q.shape[1], k.shape[1]
     q, qt, g, h = _wide(q, qt, g, h)
     k, kt, v, vt = _wide(*(_for_heads(x, heads) for x in (k, kt, v, vt)))
     s, u = scores(q, k, spec)
     zero = s.new_zeros(count, *s.shape)
     st, slope, slope_t = _tangent_scores(q, k, qt, kt, u, spec, zero)
-    p = probabilities(s, stats.lse)
-    pt = p * (st - stats.mean_t[..., None])
+    p = probabilities(s)
+    pt = p * (st - (p * st).sum(-1, keepdim=True))
     # The ordinary backward of g, and its tangent in the direction (qt, kt, vt, h).
     gp = g @ v.mT
     gp_t = _sum(_product(h, v.mT), _product(g, _transposed(vt)), like=zero)
