@@ -10,6 +10,9 @@ from fastunlearn.ops import linear as op
 from tests.ops.linear_cases import FLOATS, check, error, sums
 
 
+FORWARD = ("x", "xt", "weight", "weight_t", "bias", "bias_t")
+
+
 def inputs(rows: int, width: int, height: int, streams: int, dtype=torch.float64, seed: int = 0) -> dict:
     generator = torch.Generator().manual_seed(seed)
 
@@ -25,7 +28,7 @@ def inputs(rows: int, width: int, height: int, streams: int, dtype=torch.float64
 
 def run(c: dict, backend: str, fill: float = 0.0) -> dict:
     """Every function of the op on the inputs ``c``."""
-    y, yt = op.dual_forward(c["x"], c["xt"], c["weight"], c["weight_t"], c["bias"], c["bias_t"], backend=backend)
+    y, yt = op.dual_forward(*(c[n] for n in FORWARD), backend=backend)
     gx, hx = op.dual_backward(c["weight"], c["weight_t"], c["g"], c["h"], backend=backend)
     streams, height, width = c["weight_t"].shape
     w = torch.full((streams, height, width), fill, dtype=sums(c["x"].dtype))
@@ -66,8 +69,8 @@ def test_none_is_zero():
     for gone in (["xt"], ["weight_t"], ["bias_t"], ["xt", "weight_t"], ["xt", "bias_t"], ["weight_t", "bias_t"]):
         zeros = c | {n: torch.zeros_like(c[n]) for n in gone}
         left = c | dict.fromkeys(gone)
-        _, yt = op.dual_forward(*(left[n] for n in ("x", "xt", "weight", "weight_t", "bias", "bias_t")))
-        _, truth = op.dual_forward(*(zeros[n] for n in ("x", "xt", "weight", "weight_t", "bias", "bias_t")))
+        _, yt = op.dual_forward(*(left[n] for n in FORWARD))
+        _, truth = op.dual_forward(*(zeros[n] for n in FORWARD))
         check(yt, truth, torch.float64)
     assert op.dual_forward(c["x"], None, c["weight"], None)[1] is None
     gx, hx = op.dual_backward(c["weight"], None, None, c["h"])

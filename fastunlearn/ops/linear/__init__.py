@@ -13,14 +13,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._dispatch import choose_backend
 
-from . import reference
+from . import cpu, reference
 from ._arguments import check, check_matrix, check_out, check_streams
 
 __all__ = ["bias_product", "dual_backward", "dual_forward", "weight_product"]
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
+
+
+def _choose(backend: str | None, like: Tensor) -> str:
+    """The backend. float16 has no CPU kernel: it is computed by the reference, and "cpu" asked for by name raises."""
+    return choose_backend(backend, like.device, BACKENDS if like.dtype in cpu.DTYPES else ("reference",))
 
 
 def dual_forward(
@@ -44,8 +50,9 @@ def dual_forward(
     xt = check("xt", xt, (None, rows, width), x)
     weight_t = check("weight_t", weight_t, (None, height, width), x)
     bias, bias_t = check("bias", bias, (height,), x), check("bias_t", bias_t, (None, height), x)
-    check_streams(xt=xt, weight_t=weight_t, bias_t=bias_t)
-    choose_backend(backend, x.device, BACKENDS)
+    streams = check_streams(xt=xt, weight_t=weight_t, bias_t=bias_t)
+    if _choose(backend, x) == "cpu":
+        return cpu.dual_forward(x, xt, weight, weight_t, bias, bias_t, streams)
     return reference.dual_forward(x, xt, weight, weight_t, bias, bias_t)
 
 
@@ -61,8 +68,11 @@ def dual_backward(
     weight_t = check("weight_t", weight_t, (None, height, width), weight)
     g = check("g", g, (None, height), weight)
     h = check("h", h, (None, None if g is None else g.shape[0], height), weight)
-    check_streams(weight_t=weight_t, h=h)
-    choose_backend(backend, weight.device, BACKENDS)
+    if g is None and h is None:
+        raise InvalidInputError("g and h are both None: give at least one")
+    streams = check_streams(weight_t=weight_t, h=h)
+    if _choose(backend, weight) == "cpu":
+        return cpu.dual_backward(weight, weight_t, g, h, streams)
     return reference.dual_backward(weight, weight_t, g, h)
 
 
@@ -86,7 +96,8 @@ def weight_product(
         return out
     height = g.shape[1] if h is None else h.shape[2]
     check_out("out", out, (streams, height, width), x)
-    choose_backend(backend, x.device, BACKENDS)
+    if _choose(backend, x) == "cpu":
+        return cpu.weight_product(x, xt, g, h, out)
     return reference.weight_product(x, xt, g, h, out)
 
 
@@ -94,5 +105,6 @@ def bias_product(h: Tensor, out: Tensor, *, backend: str | None = None) -> Tenso
     """``out += sum over the rows of h`` in place, and returns out: h (K, N, out), out (K, out) float32 (float64)."""
     check("h", h, (None, None, None), h)
     check_out("out", out, (h.shape[0], h.shape[2]), h)
-    choose_backend(backend, h.device, BACKENDS)
+    if _choose(backend, h) == "cpu":
+        return cpu.bias_product(h.detach(), out)
     return reference.bias_product(h.detach(), out)

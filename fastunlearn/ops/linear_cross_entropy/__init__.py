@@ -19,12 +19,17 @@ from torch import Tensor
 
 from fastunlearn.ops._dispatch import choose_backend
 
-from . import reference
+from . import cpu, reference
 from ._arguments import check_call, check_sums, need_tangents
 
 __all__ = ["backward", "dual_forward", "forward", "ggn_product", "hessian_product"]
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
+
+
+def _choose(backend: str | None, like: Tensor) -> str:
+    """The backend. float16 has no CPU kernel: it is computed by the reference, and "cpu" asked for by name raises."""
+    return choose_backend(backend, like.device, BACKENDS if like.dtype in cpu.DTYPES else ("reference",))
 
 
 def forward(
@@ -33,7 +38,8 @@ def forward(
 ) -> Tensor:  # fmt: skip
     """The negative log-likelihood of every token, (N,)."""
     x, _, head, labels, _ = check_call(x, None, weight, None, labels, bias, None, softcap, logit_scale)
-    choose_backend(backend, x.device, BACKENDS)
+    if _choose(backend, x) == "cpu":
+        return cpu.forward(x, head, labels)
     return reference.forward(x, head, labels)
 
 
@@ -44,7 +50,8 @@ def dual_forward(
     """nll (N,) and its directional derivative nll_t (K, N), token by token."""
     x, xt, head, labels, streams = check_call(x, xt, weight, weight_t, labels, bias, bias_t, softcap, logit_scale)
     need_tangents(streams)
-    choose_backend(backend, x.device, BACKENDS)
+    if _choose(backend, x) == "cpu":
+        return cpu.dual_forward(x, xt, head, labels, streams)
     return reference.dual_forward(x, xt, head, labels)
 
 
@@ -58,7 +65,8 @@ def backward(
         x, None, weight, None, labels, bias, None, softcap, logit_scale, token_weights
     )  # fmt: skip
     check_sums(weight_out, bias_out, head, ())
-    choose_backend(backend, x.device, BACKENDS)
+    if _choose(backend, x) == "cpu":
+        return cpu.backward(x, head, labels, token_weights, need_x, weight_out, bias_out)
     return reference.backward(x, head, labels, token_weights, need_x, weight_out, bias_out)
 
 
@@ -79,7 +87,8 @@ def hessian_product(
     )
     need_tangents(streams)
     check_sums(weight_out, bias_out, head, (streams,))
-    choose_backend(backend, x.device, BACKENDS)
+    if _choose(backend, x) == "cpu":
+        return cpu.hessian_product(x, xt, head, labels, token_weights, streams, need_x, weight_out, bias_out)
     return reference.hessian_product(x, xt, head, labels, token_weights, need_x, weight_out, bias_out)
 
 
@@ -99,5 +108,6 @@ def ggn_product(
     )
     need_tangents(streams)
     check_sums(weight_out, bias_out, head, (streams,))
-    choose_backend(backend, x.device, BACKENDS)
+    if _choose(backend, x) == "cpu":
+        return cpu.ggn_product(x, xt, head, labels, token_weights, streams, need_x, weight_out, bias_out)
     return reference.ggn_product(x, xt, head, labels, token_weights, need_x, weight_out, bias_out)

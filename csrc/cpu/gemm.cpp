@@ -1,0 +1,195 @@
+// Driver of the matrix products: blocks, packing, threads. The arithmetic is in isa/gemm_kernels.cpp.
+//
+// Columns are taken kColumnBlock at a time. The right-hand sides of a column block are packed once, for all threads,
+// as far as kRightBytes reach; then blocks of kRowBlock rows of the outputs are shared out among the threads, each of
+// which packs its left-hand sides, slab of kDepth by slab, and keeps its part of C in the second cache.
+// An element of C is summed slab by slab in an order that depends on the shapes alone.
+#include "gemm.h"
+
+#include "gemm_kernels.h"
+#include "isa.h"
+#include "kernels.h"
+
+#include <algorithm>
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace fu {
+
+FU_ISA_TABLES(GemmKernels, gemm_kernels)
+namespace {
+
+constexpr int64_t kRowBlock = 144;  // a multiple of every micro-tile's rows (4, 6, 12)
+constexpr int64_t kColumnBlock = 1024;
+constexpr int64_t kDepth = 256;  // a panel of the right-hand side, kDepth x 2 vectors, fits the first cache
+constexpr int64_t kRightBytes = 8 << 20;
+
+int this_thread() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+template <class T>
+struct Free {
+    void operator()(T* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+};
+template <class T>
+using Scratch = std::unique_ptr<T[], Free<T>>;  // 64-byte aligned, not initialised
+
+template <class T>
+Scratch<T> scratch(int64_t count) {
+    const size_t bytes = size_t(std::max<int64_t>(count, 1) + kPackSlack) * sizeof(T);
+    return Scratch<T>(static_cast<T*>(::operator new(bytes, std::align_val_t(64))));
+}
+
+int64_t size_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
+
+// Depth [k, k + depth) of one right-hand side, packed at `packed`.
+template <class T>
+struct Slab {
+    int right;
+    int64_t k, depth;
+    T* packed;
+};
+
+template <class T>
+class Gemm {
+   public:
+    Gemm(const GemmKernels& kernels, const GemmProblem& problem, int threads)
+        : t_(gemm_table<T>(kernels)), p_(problem), threads_(threads) {
+        for (const GemmOutput& output : p_.outputs)
+            for (int64_t row = 0; row < output.rows; row += kRowBlock) blocks_.push_back({&output, row});
+    }
+
+    void run() {
+        if (p_.columns == 0 || blocks_.empty()) return;
+        const int64_t width = std::min(kColumnBlock, round_up(p_.columns, t_.nr));
+        const int64_t most = std::max(kDepth, kRightBytes / int64_t(sizeof(T)) / width / kDepth * kDepth);
+        int64_t total = 0;
+        for (const GemmRight& right : p_.rights) total += right.depth;
+        right_ = scratch<T>(width * std::min(most, total));
+        for (int t = 0; t < threads_; ++t) left_.push_back(scratch<T>(kRowBlock * kDepth));
+        plan(most, width);
+        for (int64_t column = 0; column < p_.columns; column += width)
+            for (size_t round = 0; round < rounds_.size(); ++round)
+                add_round(column, std::min(width, p_.columns - column), rounds_[round], round == 0);
+        if (rounds_.empty()) clear();
+    }
+
+   private:
+    struct Block {
+        const GemmOutput* output;
+        int64_t row;
+    };
+    using Round = std::vector<Slab<T>>;
+
+    // The slabs of all right-hand sides, in rounds of at most `most` depth.
+    void plan(int64_t most, int64_t width) {
+        int64_t used = most;
+        for (size_t right = 0; right < p_.rights.size(); ++right)
+            for (int64_t k = 0; k < p_.rights[right].depth; k += kDepth) {
+                const int64_t depth = std::min(kDepth, p_.rights[right].depth - k);
+                if (used + depth > most) {
+                    rounds_.emplace_back();
+                    used = 0;
+                }
+                rounds_.back().push_back({int(right), k, depth, right_.get() + used * width});
+                used += depth;
+            }
+    }
+
+    const char* element(const GemmMatrix& matrix, int64_t row, int64_t depth) const {
+        return static_cast<const char*>(matrix.data) + (row * matrix.row_stride + depth * matrix.depth_stride) * size_of(matrix.dtype);
+    }
+
+    void add_round(int64_t column, int64_t columns, const Round& round, bool first) {
+        const int64_t strips = (columns + kStrip - 1) / kStrip;
+#pragma omp parallel num_threads(threads_)
+        {
+#pragma omp for schedule(static)
+            for (int64_t task = 0; task < strips * int64_t(round.size()); ++task) {
+                const Slab<T>& slab = round[size_t(task / strips)];
+                const int64_t at = task % strips * kStrip;
+                const GemmMatrix& b = p_.rights[size_t(slab.right)].b;
+                t_.pack(b.dtype, element(b, column + at, slab.k), b.row_stride, b.depth_stride,
+                        std::min(kStrip, columns - at), slab.depth, t_.nr, slab.packed + at * slab.depth);
+            }
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t task = 0; task < int64_t(blocks_.size()); ++task)
+                add_block(blocks_[size_t(task)], column, columns, round, first, left_[size_t(this_thread())].get());
+        }
+    }
+
+    void add_block(const Block& block, int64_t column, int64_t columns, const Round& round, bool first, T* left) const {
+        const GemmOutput& output = *block.output;
+        const int64_t rows = std::min(kRowBlock, output.rows - block.row);
+        T* c = static_cast<T*>(output.c) + block.row * output.row_stride + column;
+        bool accumulate = output.accumulate || !first;
+        for (const Slab<T>& slab : round)
+            for (const GemmTerm& term : output.terms) {
+                if (term.right != slab.right) continue;
+                t_.pack(term.a.dtype, element(term.a, block.row, slab.k), term.a.row_stride, term.a.depth_stride, rows,
+                        slab.depth, t_.mr, left);
+                t_.product(left, rows, slab.packed, columns, slab.depth, c, output.row_stride, accumulate);
+                accumulate = true;
+            }
+        if (!accumulate)  // nothing of this output in the first round: later ones add
+            for (int64_t r = 0; r < rows; ++r) std::fill_n(c + r * output.row_stride, columns, T(0));
+    }
+
+    void clear() const {
+        for (const GemmOutput& output : p_.outputs)
+            for (int64_t r = 0; r < output.rows && !output.accumulate; ++r)
+                std::fill_n(static_cast<T*>(output.c) + r * output.row_stride, p_.columns, T(0));
+    }
+
+    static constexpr int64_t kStrip = 64;  // columns packed by one task: a multiple of every nr (4 .. 32)
+    const GemmTable<T>& t_;
+    const GemmProblem& p_;
+    const int threads_;
+    std::vector<Block> blocks_;
+    std::vector<Round> rounds_;
+    Scratch<T> right_;
+    std::vector<Scratch<T>> left_;
+};
+
+}  // namespace
+
+void gemm(const std::string& isa, const GemmProblem& problem, int threads) {
+    const GemmKernels& kernels = gemm_kernels_of(isa);
+    if (threads < 1) throw std::invalid_argument("threads must be at least 1");
+    if (problem.columns < 0) throw std::invalid_argument("columns must not be negative");
+    const auto known = [&](const GemmMatrix& matrix) {
+        const int dtype = matrix.dtype;
+        if (problem.wide ? dtype != kFloat64 : dtype != kFloat32 && dtype != kBFloat16)
+            throw std::invalid_argument("a matrix has a dtype that does not go with the result");
+    };
+    for (const GemmRight& right : problem.rights) {
+        if (right.depth < 0) throw std::invalid_argument("a depth must not be negative");
+        known(right.b);
+    }
+    for (const GemmOutput& output : problem.outputs) {
+        if (output.rows < 0) throw std::invalid_argument("rows must not be negative");
+        for (const GemmTerm& term : output.terms) {
+            if (term.right < 0 || term.right >= int(problem.rights.size()))
+                throw std::invalid_argument("a term names a right-hand side that is not there");
+            known(term.a);
+        }
+    }
+    if (problem.wide)
+        Gemm<double>(kernels, problem, threads).run();
+    else
+        Gemm<float>(kernels, problem, threads).run();
+}
+
+}  // namespace fu

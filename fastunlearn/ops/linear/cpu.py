@@ -1,0 +1,113 @@
+"""Binding of the C++ matrix products (csrc/cpu/gemm.cpp): float32, float64 and bfloat16 with float32 sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastunlearn.ops._dispatch import cpu_isa, extension
+
+from .reference import accumulator
+
+__all__ = ["DTYPES", "bias_product", "dual_backward", "dual_forward", "gemm", "matrices", "matrix", "weight_product"]
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}  # the numbers of csrc/cpu/kernels.h
+
+Matrix = tuple[int, int, int, int]
+Output = tuple[Tensor, bool, Sequence[tuple[Tensor, int]]]
+
+
+def matrix(value: Tensor) -> Matrix:
+    """The kernel's view of a matrix (rows, depth) of any strides."""
+    return value.data_ptr(), value.stride(0), value.stride(1), DTYPES[value.dtype]
+
+
+def matrices(value: Tensor | None) -> list[Matrix]:
+    """One view per stream of (K, rows, depth); none where ``value`` is None."""
+    return [] if value is None else [matrix(one) for one in value]
+
+
+def gemm(rights: Sequence[Tensor], outputs: Sequence[Output], isa: str | None = None) -> None:
+    """``c (+)= sum over its terms of a @ rights[i].T`` for every output (c, accumulate, [(a, i), ...]).
+
+    c (rows, columns) float32 or float64 with contiguous rows; a (rows, depth) and rights (columns, depth) any strides.
+    """
+    wide = outputs[0][0].dtype == torch.float64
+    extension("cpu").gemm(
+        isa or cpu_isa(), wide, rights[0].shape[0], [(matrix(b), b.shape[1]) for b in rights],
+        [(c.data_ptr(), c.shape[0], c.stride(0), add, [(matrix(a), i) for a, i in terms]) for c, add, terms in outputs],
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def dual_forward(
+    x: Tensor, xt: Tensor | None, weight: Tensor, weight_t: Tensor | None, bias: Tensor | None, bias_t: Tensor | None,
+    streams: int, isa: str | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    wide = accumulator(x.dtype)
+    y = torch.empty(x.shape[0], weight.shape[0], dtype=wide)
+    yt = torch.empty(streams, *y.shape, dtype=wide) if streams else None
+    rights = [weight, *([] if weight_t is None else weight_t)]
+    outputs = [(y, False, [(x, 0)])]
+    for k in range(streams):
+        terms = [] if xt is None else [(xt[k], 0)]
+        terms += [] if weight_t is None else [(x, 1 + k)]
+        outputs.append((yt[k], False, terms))
+    gemm(rights, outputs, isa)
+    if bias is not None:
+        y += bias
+    if bias_t is not None:
+        yt += bias_t[:, None]
+    return y.to(x.dtype), None if yt is None else yt.to(x.dtype)
+
+
+def dual_backward(
+    weight: Tensor, weight_t: Tensor | None, g: Tensor | None, h: Tensor | None, streams: int, isa: str | None = None
+) -> tuple[Tensor | None, Tensor | None]:
+    wide, rows = accumulator(weight.dtype), (g if h is None else h).shape[-2]
+    rights, outputs, gx, hx = [weight.T], [], None, None
+    if g is not None:
+        gx = torch.empty(rows, weight.shape[1], dtype=wide)
+        outputs.append((gx, False, [(g, 0)]))
+    crossed = g is not None and weight_t is not None
+    if h is not None or crossed:
+        hx = torch.empty(streams, rows, weight.shape[1], dtype=wide)
+        rights += [one.T for one in weight_t] if crossed else []
+        for k in range(streams):
+            terms = [] if h is None else [(h[k], 0)]
+            terms += [(g, 1 + k)] if crossed else []
+            outputs.append((hx[k], False, terms))
+    gemm(rights, outputs, isa)
+    return tuple(None if one is None else one.to(weight.dtype) for one in (gx, hx))
+
+
+def weight_product(
+    x: Tensor, xt: Tensor | None, g: Tensor | None, h: Tensor | None, out: Tensor, isa: str | None = None
+) -> Tensor:
+    wide = accumulator(x.dtype)
+    crossed = g is not None and xt is not None
+    if out.dtype != wide or 1 not in out.stride()[1:] or 0 in out.stride():
+        return out.add_(weight_product(x, xt, g, h, torch.zeros(out.shape, dtype=wide), isa))
+    if out.stride(2) == 1:
+        rights = [x.T, *([one.T for one in xt] if crossed else [])]
+        terms = [
+            ([] if h is None else [(h[k].T, 0)]) + ([(g.T, 1 + k)] if crossed else []) for k in range(out.shape[0])
+        ]
+        gemm(rights, [(one, True, terms[k]) for k, one in enumerate(out)], isa)
+        return out
+    # Rows of `out` run along memory (a transposed weight): the transposed product, with the roles exchanged.
+    rights = ([g.T] if crossed else []) + ([] if h is None else [one.T for one in h])
+    first = len(rights) - (0 if h is None else out.shape[0])
+    terms = [
+        ([] if h is None else [(x.T, first + k)]) + ([(xt[k].T, 0)] if crossed else []) for k in range(out.shape[0])
+    ]
+    gemm(rights, [(one.T, True, terms[k]) for k, one in enumerate(out)], isa)
+    return out
+
+
+def bias_product(h: Tensor, out: Tensor) -> Tensor:
+    """out += the sum of h over its rows: a sum that PyTorch's own kernel does at the speed of memory."""
+    out += h.sum(1, dtype=out.dtype)
+    return out

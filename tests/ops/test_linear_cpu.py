@@ -1,0 +1,120 @@
+"""The compiled matrix products of the linear op against the reference in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastunlearn.errors import BackendUnavailableError
+from fastunlearn.ops import linear as op
+from fastunlearn.ops.linear import cpu
+from tests.ops.linear_cases import check, error, live_isas, needs_cpu, sums
+from tests.ops.test_linear import inputs, run
+
+pytestmark = needs_cpu
+DTYPES = [torch.float32, torch.float64, torch.bfloat16]
+# rows, in, out: single elements, odd sizes, and sizes beyond every block of gemm.cpp (144 rows, 1024 columns, 256 deep).
+SHAPES = [(1, 1, 1), (63, 127, 31), (150, 300, 1030), (301, 1050, 150), (2, 600, 7)]
+
+
+def agree(c: dict) -> None:
+    dtype = c["x"].dtype
+    truth = run({n: None if v is None else v.double() for n, v in c.items()}, "reference")
+    for name, value in run(c, "cpu").items():
+        assert value.dtype == (sums(dtype) if name in "wb" else dtype) and value.is_contiguous()
+        check(value, truth[name], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("streams", [1, 3])
+def test_against_float64(dtype, shape, streams):
+    agree(inputs(*shape, streams, dtype))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 160), width=st.integers(1, 90), height=st.integers(1, 90), streams=st.sampled_from([1, 3]),
+    dtype=st.sampled_from(DTYPES), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_any_shape(rows, width, height, streams, dtype, seed):
+    agree(inputs(rows, width, height, streams, dtype, seed))
+
+
+@pytest.mark.parametrize("isa", live_isas())
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_instruction_set(isa, dtype, monkeypatch):
+    monkeypatch.setenv("FASTUNLEARN_CPU_ISA", isa)
+    for number, shape in enumerate(SHAPES):
+        agree(inputs(*shape, 2, dtype, seed=number))
+
+
+@pytest.mark.parametrize("isa", live_isas())
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_overwrites_poison_and_nothing_else(isa, turned, dtype):
+    """c is a window of a larger array: inside, NaN is overwritten; outside, nothing changes."""
+    for rows, columns, depth in [(1, 1, 1), (13, 33, 5), (150, 70, 300), (147, 1029, 17), (5, 9, 0)]:
+        a, b = torch.randn(rows, depth).to(dtype), torch.randn(columns, depth).to(dtype)
+        a, b = (a.T.contiguous().T, b.T.contiguous().T) if turned else (a, b)
+        around = torch.full((rows + 2, columns + 7), float("nan"), dtype=sums(dtype))
+        cpu.gemm([b], [(around[1:-1, 3:-4], False, [(a, 0)])], isa)
+        check(around[1:-1, 3:-4].clone(), a.double() @ b.double().T, torch.float32)
+        around[1:-1, 3:-4] = float("nan")
+        assert bool(around.isnan().all())
+
+
+def test_threads_do_not_change_a_bit(threads):
+    c, results = inputs(200, 530, 300, 2, torch.float32), []
+    for count in (1, 2, 3, 5):
+        threads(count)
+        results.append(run(c, "cpu"))
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in other)
+
+
+def test_weight_product_adds_whatever_the_layout():
+    c = inputs(70, 33, 45, 2, torch.float32)
+    truth = 1 + c["h"].double().mT @ c["x"].double() + c["g"].double().T @ c["xt"].double()
+    for out in (torch.ones(2, 45, 33), torch.ones(2, 33, 45).mT, torch.ones(2, 45, 33, dtype=torch.float64),
+                torch.ones(2, 45, 66)[..., ::2], torch.ones(45, 2, 33).transpose(0, 1)):  # fmt: skip
+        check(op.weight_product(c["x"], c["xt"], c["g"], c["h"], out, backend="cpu"), truth, torch.float32)
+    for left in ({"g": None}, {"xt": None}, {"h": None}):
+        some = c | left
+        want = op.weight_product(*(some[n] for n in ("x", "xt", "g", "h")), torch.ones(2, 45, 33), backend="reference")
+        for out in (torch.ones(2, 45, 33), torch.ones(2, 33, 45).mT):
+            got = op.weight_product(*(some[n] for n in ("x", "xt", "g", "h")), out, backend="cpu")
+            check(got, want, torch.float32)
+
+
+def test_any_strides():
+    c = inputs(70, 33, 45, 2, torch.float32)
+    strided = {n: v.mT.contiguous().mT if v.dim() > 1 else v for n, v in c.items()}
+    strided["x"] = torch.cat([c["x"], c["x"]], 1)[:, 33:]
+    strided["h"] = c["h"].transpose(0, 1).contiguous().transpose(0, 1)
+    strided["g"] = c["g"][:1].expand(70, 45)
+    truth = run({n: v.double() for n, v in (c | {"g": strided["g"]}).items()}, "reference")
+    for name, value in run(strided, "cpu").items():
+        check(value, truth[name], torch.float32)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_few_tokens(rows):
+    agree(inputs(rows, 5, 4, 2, torch.float32))
+
+
+def test_float16_is_the_references():
+    c = inputs(5, 4, 3, 1, torch.float16)
+    assert torch.equal(op.dual_forward(c["x"], None, c["weight"], None)[0], run(c | {"bias": None}, "reference")["y"])
+    with pytest.raises(BackendUnavailableError, match="cpu"):
+        op.dual_forward(c["x"], None, c["weight"], None, backend="cpu")
+
+
+def test_the_check_fails_on_a_lost_slab():
+    """A depth block that is left out is seen by the threshold."""
+    c = inputs(20, 600, 30, 1, torch.float32)
+    truth = c["x"].double() @ c["weight"].double().T
+    cut = op.dual_forward(c["x"][:, :512], None, c["weight"][:, :512], None, backend="cpu")[0]
+    assert error(cut, truth) > 1e-2
