@@ -9,7 +9,6 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import linear as op
 from tests.ops.linear_cases import FLOATS, check, error, sums
 
-
 FORWARD = ("x", "xt", "weight", "weight_t", "bias", "bias_t")
 
 

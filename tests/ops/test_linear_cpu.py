@@ -15,7 +15,7 @@ from tests.ops.test_linear import inputs, run
 
 pytestmark = needs_cpu
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
-# rows, in, out: single elements, odd sizes, and sizes beyond every block of gemm.cpp (144 rows, 1024 columns, 256 deep).
+# rows, in, out: single elements, odd sizes, and more than one block of gemm.cpp (144 rows, 1024 columns, 256 deep).
 SHAPES = [(1, 1, 1), (63, 127, 31), (150, 300, 1030), (301, 1050, 150), (2, 600, 7)]
 
 

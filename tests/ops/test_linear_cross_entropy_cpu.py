@@ -99,7 +99,8 @@ def test_strided_and_wide_sums():
     """An accumulator in float64, or one that is a transposed view, gets the same additions."""
     case = head_case(40, 16, 500, 2, dtype=torch.float32)
     truth = hessian(case.to(torch.float64), "reference")["w"]
-    for out in (torch.ones(2, 500, 16, dtype=torch.float64), torch.ones(2, 16, 500).mT, torch.ones(2, 500, 40)[..., :16]):
+    wide, turned, cut = torch.ones(2, 500, 16, dtype=torch.float64), torch.ones(2, 16, 500).mT, torch.ones(2, 500, 40)
+    for out in (wide, turned, cut[..., :16]):
         op.hessian_product(*case.tangents(), case.token_weights, True, out, backend="cpu")
         check(out, truth + 1, torch.float32)
 
