@@ -10,7 +10,22 @@ from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["check_batch", "check_model", "check_vectors"]
+__all__ = ["check_batch", "check_dropout", "check_model", "check_vectors", "memory_budget"]
+
+_AUTO = 768 * 2**20
+
+
+def memory_budget(memory: str | int) -> int | None:
+    """Bytes that may be kept for the reverse sweep, None for any number. Raises InvalidInputError."""
+    if memory == "store":
+        return None
+    if memory == "recompute":
+        return 0
+    if memory == "auto":
+        return _AUTO
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
+        raise InvalidInputError(f'memory={memory!r}: use "auto", "store", "recompute" or a number of bytes')
+    return memory
 
 
 def check_model(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:

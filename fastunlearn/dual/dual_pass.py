@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from fastunlearn.errors import InvalidInputError
 
 from .architecture import output_weights
-from .checks import check_batch, check_model, check_vectors
+from .blocks import BlockPolicy, block_forward, repeated_blocks
+from .checks import check_batch, check_dropout, check_model, check_vectors, memory_budget
 from .mode import DualMode, as_loss
+from .modules import ModuleRules
+from .patches import replaced_forwards
 from .rules.output_layer import DeferredLoss, Head
 from .values import Dual
 
@@ -44,8 +47,12 @@ class DualPass:
         model: nn.Module,
         parameters: Mapping[str, nn.Parameter],
         loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        memory: str | int = "auto",
     ) -> None:
         self.model = model
+        self._budget = memory_budget(memory)
+        self._modules = ModuleRules(model)
+        self._blocks = repeated_blocks(model)
         self.parameters = dict(parameters)
         self._loss = loss
         check_model(model, self.parameters)
@@ -77,7 +84,8 @@ class DualPass:
         """
         check_vectors(self.parameters, tangents, None)
         mode = self._mode(tangents, None)
-        self._forward(mode, batch)
+        with self._prepared(mode):
+            self._forward(mode, batch)
         losses, labels = _only_tokens(mode)
         nll, nll_t = losses.forward() if isinstance(losses, Head) else (losses.primal, losses.tangent)
         rows = _rows(batch)
@@ -90,20 +98,21 @@ class DualPass:
         """
         check_vectors(self.parameters, None, out)
         mode = self._mode(None, out)
-        self._forward(mode, batch)
-        losses, labels = _only_tokens(mode)
-        if token_weights.numel() != labels.numel():
-            raise InvalidInputError(
-                f"token_weights: expected {labels.numel()} (see token_jvp), got {token_weights.numel()}"
-            )
-        h = token_weights.reshape(1, -1)
-        with torch.no_grad():
-            if isinstance(losses, Head):
-                nll = losses.one_stream(h)
-            else:
-                nll = losses.primal
-                losses.slot.add(None, h.to(nll.dtype))
-        self._sweep(mode)
+        with self._prepared(mode):
+            self._forward(mode, batch)
+            losses, labels = _only_tokens(mode)
+            if token_weights.numel() != labels.numel():
+                raise InvalidInputError(
+                    f"token_weights: expected {labels.numel()} (see token_jvp), got {token_weights.numel()}"
+                )
+            h = token_weights.reshape(1, -1)
+            with torch.no_grad():
+                if isinstance(losses, Head):
+                    nll = losses.one_stream(h)
+                else:
+                    nll = losses.primal
+                    losses.slot.add(None, h.to(nll.dtype))
+            self._sweep(mode)
         return nll.view(_rows(batch), -1)
 
     def _reverse(self, batch, tangents, out, weight, one_stream: bool) -> Result:
@@ -117,31 +126,44 @@ class DualPass:
 
     def _run(self, mode: DualMode, batch: Any, weight: float, count: int) -> Result:
         """Forward, and where there are accumulators the reverse sweep."""
-        loss = self._forward(mode, batch)
-        with torch.no_grad():
-            if loss.pending is not None and isinstance(loss.pending, DeferredLoss):
-                value, tangent = loss.pending.finish(mode, weight)
-            else:
-                mode.forced(loss)
-                value, tangent = loss.primal.double().reshape(()), loss.tangent
-                if mode.tape is not None:
-                    _seed(loss, mode, weight)
-            if mode.has_tangents:
-                tangent = value.new_zeros(count) if tangent is None else tangent.double().reshape(count)
-        if mode.tape is not None:
+        with self._prepared(mode):
+            loss = self._forward(mode, batch)
+            with torch.no_grad():
+                if isinstance(loss.pending, DeferredLoss):
+                    value, tangent = loss.pending.finish(mode, weight)
+                else:
+                    mode.forced(loss)
+                    value, tangent = loss.primal.double().reshape(()), loss.tangent
+                    if mode.tape is not None:
+                        _seed(loss, mode, weight)
+                if mode.has_tangents:
+                    tangent = value.new_zeros(count) if tangent is None else tangent.double().reshape(count)
+            del loss
             self._sweep(mode)
         return Result(value, tangent)
 
+    @contextmanager
+    def _prepared(self, mode: DualMode) -> Iterator[None]:
+        """The model with the pass's own forward functions; all comes back afterwards."""
+        policy = BlockPolicy(len(self._blocks), self._budget)
+        replacements = [
+            (block, lambda own, i=i: block_forward(mode, own, i, policy)) for i, block in enumerate(self._blocks)
+        ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
+        with _without_cache(self.model), replaced_forwards(replacements):
+            yield
+
     def _forward(self, mode: DualMode, batch: Any) -> Dual:
         check_batch(batch)
-        with _prepared(self.model), torch.enable_grad(), mode:
+        check_dropout(self.model)
+        with torch.enable_grad(), mode:
             value = _loss_of(self.model, batch) if self._loss is None else self._loss(self.model, batch)
             value = mode.lookup(value, False)
         return as_loss(value)
 
     def _sweep(self, mode: DualMode) -> None:
-        with torch.no_grad():
-            mode.tape.reverse()
+        if mode.tape is not None:
+            with torch.no_grad():
+                mode.tape.reverse()
 
 
 def _only_tokens(mode: DualMode) -> tuple[Any, Tensor]:
@@ -186,7 +208,7 @@ def _loss_of(model: nn.Module, batch: Any) -> Any:
 
 
 @contextmanager
-def _prepared(model: nn.Module) -> Iterator[None]:
+def _without_cache(model: nn.Module) -> Iterator[None]:
     """The model without a key-value cache; its configuration comes back afterwards."""
     config = getattr(model, "config", None)
     cached = getattr(config, "use_cache", None)

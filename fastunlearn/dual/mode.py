@@ -43,6 +43,7 @@ class DualMode(TorchFunctionMode):
         self.one_stream = one_stream
         self.has_tangents = tangents is not None
         self._heads = heads
+        self._sizes: dict[int, int] | None = None
         self.tape: Tape | None = None if out is None else Tape()
         self.touched: set[str] = set()
         self.tokens: list[tuple[Any, Tensor]] = []  # per token losses, as the cross-entropy rule saw them
@@ -67,12 +68,29 @@ class DualMode(TorchFunctionMode):
         """The output layer's result, to be computed with the loss."""
         return DeferredLogits(x, weight, bias, x.dtype).value()
 
+    def start_measuring(self) -> None:
+        """From now on the memory of new values is counted."""
+        self._sizes = {}
+
+    def stop_measuring(self) -> int:
+        """Bytes of the values that came into being since :meth:`start_measuring`."""
+        sizes, self._sizes = self._sizes, None
+        return sum(sizes.values())
+
+    def _count(self, *tensors: Tensor | None) -> None:
+        for tensor in tensors:
+            if tensor is not None:
+                storage = tensor.untyped_storage()
+                self._sizes[storage.data_ptr()] = storage.nbytes()
+
     def record(self, primal: Tensor, tangent: Tensor | None, backward: Callable) -> Dual:
         """The Dual of a result whose adjoints ``backward(g, h)`` hands on."""
         if self.tape is None:
             return Dual(primal, tangent, UNTAPED)
         slot = Slot()
         self.tape.append(slot, backward)
+        if self._sizes is not None:
+            self._count(primal, tangent)
         return Dual(primal, tangent, slot)
 
     def forced(self, value: Any) -> Any:

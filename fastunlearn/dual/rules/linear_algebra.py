@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastunlearn.ops import linear as op
 
-from ..values import Dual, ParameterSlot
+from ..values import Dual, ParameterSlot, UnsupportedOperationError
 from .elementwise import aligned, shrink
 from .generic import call_function
 
@@ -86,6 +86,8 @@ def dual_linear(ctx: Any, x: Any, weight: Any, bias: Any, turned: bool = False) 
 def linear(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     """``F.linear``."""
     given = {**dict(zip(("input", "weight", "bias"), args, strict=False)), **kwargs}
+    if torch.is_autocast_enabled(given["input"].device.type):
+        raise UnsupportedOperationError("model: it runs under torch.autocast: leave that off, or convert the weights")
     x, weight, bias = given["input"], given["weight"], given.get("bias")
     if weight.ndim != 2 or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
         return call_function(ctx, func, args, kwargs)

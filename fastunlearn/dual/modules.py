@@ -1,0 +1,96 @@
+"""Modules that are written out of small pieces and are one operation: RMSNorm and some activations.
+
+A module is recognised by its name and parts, and *checked*: on the first real input its own forward is compared with
+the operation. Where they differ, the module's own code runs, piece by piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastunlearn.ops import activation as activation_op
+from fastunlearn.ops import norm as norm_op
+
+from .rules.activation import activate
+from .rules.norm import dual_norm
+from .values import Dual
+
+__all__ = ["ModuleRules"]
+
+_ACTIVATIONS = {
+    "NewGELUActivation": "gelu_tanh",
+    "GELUTanh": "gelu_tanh",
+    "PytorchGELUTanh": "gelu_tanh",
+    "FastGELUActivation": "gelu_tanh",
+    "BloomGelu": "gelu_tanh",
+    "QuickGELUActivation": "quick_gelu",
+    "ReLUSquaredActivation": "relu2",
+}
+_EPSILONS = ("variance_epsilon", "eps", "epsilon")
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # modules compute in float32 inside; half types: 2e-2
+
+Rule = Callable[[Any, Dual], Any]
+
+
+def _agree(own: Tensor, found: Tensor) -> bool:
+    if own.shape != found.shape or own.dtype != found.dtype:
+        return False
+    scale = own.abs().max().clamp_min(1e-30)
+    return bool((own - found).abs().max() <= _TOLERANCE.get(own.dtype, 2e-2) * scale)
+
+
+class ModuleRules:
+    """The modules of a model that have a rule; what the check of each said is remembered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.candidates = [m for m in model.modules() if _is_rms_norm(m) or type(m).__name__ in _ACTIVATIONS]
+        self._rules: dict[int, Rule | None] = {}
+
+    def forward(self, mode: Any, module: nn.Module, own: Callable) -> Callable:
+        """The forward function that takes the place of ``own``, the module's, during a pass."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            x = mode.lookup(args[0], True) if len(args) == 1 and not kwargs else None
+            if not isinstance(x, Dual) or not torch.is_grad_enabled():
+                return own(*args, **kwargs)
+            if id(module) not in self._rules:
+                with torch.no_grad(), torch._C.DisableTorchFunction():
+                    self._rules[id(module)] = _checked_rule(module, own, x.primal)
+            rule = self._rules[id(module)]
+            if rule is None:
+                return own(*args, **kwargs)
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                return rule(mode, x)
+
+        return run
+
+
+def _is_rms_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    named = "RMSNorm" in type(module).__name__ and not isinstance(module, nn.RMSNorm)
+    own = list(module.parameters())
+    return named and isinstance(weight, Tensor) and weight.ndim == 1 and len(own) == 1
+
+
+def _checked_rule(module: nn.Module, own: Callable, x: Tensor) -> Rule | None:
+    kind = _ACTIVATIONS.get(type(module).__name__)
+    result = own(x)
+    if not isinstance(result, Tensor):
+        return None
+    if kind is not None:
+        found = activation_op.dual_forward(x, None, kind)[0]
+        return (lambda mode, value: activate(value, kind)) if _agree(result, found) else None
+    eps = next((getattr(module, e) for e in _EPSILONS if isinstance(getattr(module, e, None), float)), None)
+    weight = module.weight
+    if eps is None or weight.dtype != x.dtype or x.shape[-1] != weight.shape[0]:
+        return None
+    for offset in (0.0, 1.0):
+        rows = x.reshape(-1, x.shape[-1])
+        found, _ = norm_op.rms_norm_dual_forward(rows, None, weight.detach(), None, eps, offset)
+        if _agree(result, found.view(x.shape)):
+            return lambda mode, value: dual_norm(mode, value, mode.lookup(weight, True), None, eps, offset, False)
+    return None
