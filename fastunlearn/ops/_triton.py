@@ -1,0 +1,144 @@
+"""How every Triton kernel here is launched: the choice of its tile sizes, and where the choice is kept.
+
+A kernel comes with a few candidate tiles, best guess first. On a GPU the first call of each kind times the candidates
+and keeps the winner, in memory and in a JSON file (``FASTUNLEARN_TUNE_FILE``, by default in Triton's cache folder).
+``FASTUNLEARN_TUNE=0`` takes the first candidate that fits the GPU instead: no timing, and the same sums on every run.
+While a CUDA graph is recorded nothing is timed. Under ``TRITON_INTERPRET=1`` tensors are on the CPU, tiles are small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+__all__ = ["Tile", "float_accumulator", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ROUNDS = 5
+_chosen: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One way to cut a kernel's work: its block sizes, warps and pipeline stages."""
+
+    sizes: dict[str, int] = field(hash=False)
+    warps: int = 4
+    stages: int = 2
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def next_power_of_2(value: int) -> int:
+    return triton.next_power_of_2(max(1, value))
+
+
+def float_accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums and statistics are kept in: float32 (the kernels take no float64)."""
+    if dtype not in DTYPES:
+        raise TypeError(f"the Triton kernels take {', '.join(map(str, DTYPES))}, not {dtype}")
+    return torch.float32
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How float32 products are made: three TF32 products (float32 accuracy), or one where PyTorch is allowed to."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+def with_device(tensor: Tensor) -> contextlib.AbstractContextManager:
+    """Makes the tensor's GPU the current one: Triton launches on the current device and its current stream."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+
+
+def launch(kernel, grid: Callable[[Tile], tuple], tiles: tuple[Tile, ...], arguments: dict, key: tuple = ()) -> None:
+    """Runs ``kernel`` over ``grid(tile)`` with the best of ``tiles``.
+
+    ``arguments``: every argument by name, without those of the tile. ``key``: what the best tile depends on, beside
+    the kernel and the GPU. A kernel that is timed runs several times, so it must not add to what it writes.
+    """
+    number = 0
+    if len(tiles) > 1 and not interpreted():
+        number = _choose(kernel, grid, tiles, arguments, key)
+    run(kernel, grid, tiles[number], arguments)
+
+
+def run(kernel, grid: Callable[[Tile], tuple], tile: Tile, arguments: dict) -> None:
+    """One launch with this tile. The ahead-of-time check (bench/device/aot.py) puts its own function here."""
+    kernel[grid(tile)](**arguments, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages)
+
+
+def _choose(kernel, grid, tiles: tuple[Tile, ...], arguments: dict, key: tuple) -> int:
+    name = json.dumps([_device(), kernel.fn.__name__, *key, [asdict(tile) for tile in tiles]])
+    if name not in _chosen:
+        _chosen.update(_read())
+    if name in _chosen:
+        return _chosen[name]
+    timed = os.environ.get("FASTUNLEARN_TUNE", "1") != "0" and not torch.cuda.is_current_stream_capturing()
+    seconds = {}
+    for number, tile in enumerate(tiles):
+        try:
+            run(kernel, grid, tile, arguments)
+        except OutOfResources:
+            continue  # more shared memory than this GPU has
+        if not timed:
+            return number
+        seconds[number] = _seconds(functools.partial(run, kernel, grid, tile, arguments))
+    if not seconds:
+        raise RuntimeError(f"no tile of {kernel.fn.__name__} fits this GPU ({_device()})")
+    _chosen[name] = min(seconds, key=seconds.get)
+    _write(name)
+    return _chosen[name]
+
+
+def _seconds(call: Callable[[], None]) -> float:
+    times = []
+    for _ in range(_ROUNDS):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times)
+
+
+@functools.cache
+def _device() -> str:
+    return f"{torch.cuda.get_device_name()} / triton {triton.__version__}"
+
+
+def _file() -> Path:
+    named = os.environ.get("FASTUNLEARN_TUNE_FILE")
+    return Path(named) if named else Path(triton.knobs.cache.dir) / "fastunlearn-tiles.json"
+
+
+def _read() -> dict[str, int]:
+    try:
+        return {str(k): int(v) for k, v in json.loads(_file().read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}  # no file yet, or one that is not ours: the tiles are timed again
+
+
+def _write(name: str) -> None:
+    path = _file()
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({**_read(), name: _chosen[name]}, indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        pass  # a read-only home: the choice is kept in memory, and timed again next time

@@ -1,0 +1,168 @@
+"""The reverse sweep of attention: two kernels, one per query block and one per key block, so that every sum is made
+by one program in one order (no atomics: the same bits on every run). Derivation: README.md of this folder.
+
+DUAL: both streams. g is the adjoint of ot (no leading K), h that of o; the first stream is the ordinary gradient of g,
+the second its tangent. Without DUAL there is one stream: g is then the adjoint of o, with the leading K.
+"""
+
+import triton
+import triton.language as tl
+
+from ._triton_scores import cap_scores, load_rows, mask_scores, store_rows
+
+
+@triton.jit
+def row_products(
+    o, ot, g, h, delta, delta_t,
+    o_b, o_h, o_s, ot_k, ot_b, ot_h, ot_s, g_k, g_b, g_h, g_s, h_k, h_b, h_h, h_s,
+    B, H, S, E: tl.constexpr, DUAL: tl.constexpr, HAS_OT: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """delta = g . o and delta_t = h . o + g . ot for every query: what the softmax's adjoint subtracts."""
+    tiles = tl.cdiv(S, BLOCK_M)
+    head = tl.program_id(0) // tiles
+    start = tl.program_id(0) % tiles * BLOCK_M
+    tangent = tl.program_id(1).to(tl.int64)
+    b, n = (head // H).to(tl.int64), (head % H).to(tl.int64)
+    values = load_rows(o + b * o_b + n * o_h, start, o_s, S, E, BLOCK_M, BLOCK_E).to(tl.float32)
+    first = load_rows(g + tangent * g_k + b * g_b + n * g_h, start, g_s, S, E, BLOCK_M, BLOCK_E).to(tl.float32)
+    row = start + tl.arange(0, BLOCK_M)
+    at = (tangent * B * H + head) * S + row
+    if DUAL:
+        second = load_rows(h + tangent * h_k + b * h_b + n * h_h, start, h_s, S, E, BLOCK_M, BLOCK_E).to(tl.float32)
+        both = second * values
+        if HAS_OT:
+            both += first * load_rows(
+                ot + tangent * ot_k + b * ot_b + n * ot_h, start, ot_s, S, E, BLOCK_M, BLOCK_E
+            ).to(tl.float32)
+        tl.store(delta_t + at, tl.sum(both, 1), mask=row < S)
+        if tangent == 0:
+            tl.store(delta + head.to(tl.int64) * S + row, tl.sum(first * values, 1), mask=row < S)
+    else:
+        tl.store(delta + at, tl.sum(first * values, 1), mask=row < S)
+
+
+@triton.jit
+def score_adjoints(
+    s, st, dp, dpt, log, mean, d, dt, i, j, S, T, softcap, window, mask, mask_i, mask_j, slope,
+    DUAL: tl.constexpr, SCORES: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    MASK: tl.constexpr, ALIBI: tl.constexpr,
+):  # fmt: skip
+    """p, its tangent, and the adjoints of the scaled products q . k in both streams, for one tile.
+
+    s, st: products and their tangents; dp, dpt: adjoints of p; log, mean, d, dt: the queries' statistics, broadcast."""
+    raw, st, bend = cap_scores(s, st, softcap, SOFTCAP, SCORES)
+    s = mask_scores(raw, i, j, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
+    p = tl.exp(s - tl.where(log == float("-inf"), float("inf"), log))  # a fully masked row: 0
+    ds = p * (dp - d)
+    pt = p
+    dst = ds
+    if DUAL:
+        dst = p * (dpt - dt)
+        if SCORES:
+            pt = p * (st - mean)
+            dst += pt * (dp - d)
+    if SOFTCAP:
+        if DUAL:
+            dst = dst * bend
+            if SCORES:
+                dst -= 2 * raw / (softcap * softcap) * st * ds
+        ds = ds * bend
+    return p, pt, ds, dst
+
+
+@triton.jit
+def attention_backward_queries(
+    q, k, v, qt, kt, vt, g, h, lse, mean_t, delta, delta_t, gq, hq, mask, alibi,
+    q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
+    qt_k, qt_b, qt_h, qt_s, kt_k, kt_b, kt_h, kt_s, vt_k, vt_b, vt_h, vt_s,
+    g_k, g_b, g_h, g_s, h_k, h_b, h_h, h_s, mask_b, mask_h, mask_i, mask_j,
+    B, H, G, S, T, scale, softcap, window,
+    D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr,
+    HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """gq = scale ds k and hq = scale (dst k + ds kt) for one block of queries, over all keys that it sees."""
+    SCORES: tl.constexpr = HAS_QT or HAS_KT
+    tiles = tl.cdiv(S, BLOCK_M)
+    head = tl.program_id(0) // tiles
+    start = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M
+    tangent = tl.program_id(1).to(tl.int64)
+    b, n = (head // H).to(tl.int64), (head % H).to(tl.int64)
+    group = n // (H // G)
+    k += b * k_b + group * k_h
+    v += b * v_b + group * v_h
+    x = load_rows(q + b * q_b + n * q_h, start, q_s, S, D, BLOCK_M, BLOCK_D)
+    first = load_rows(g + tangent * g_k + b * g_b + n * g_h, start, g_s, S, E, BLOCK_M, BLOCK_E)
+    if DUAL:
+        second = load_rows(h + tangent * h_k + b * h_b + n * h_h, start, h_s, S, E, BLOCK_M, BLOCK_E)
+    if HAS_QT:
+        xt = load_rows(qt + tangent * qt_k + b * qt_b + n * qt_h, start, qt_s, S, D, BLOCK_M, BLOCK_D)
+    if HAS_KT:
+        kt += tangent * kt_k + b * kt_b + group * kt_h
+    if HAS_VT:
+        vt += tangent * vt_k + b * vt_b + group * vt_h
+    if MASK != 0:
+        mask += b * mask_b + n * mask_h
+    slope = 0.0
+    if ALIBI:
+        slope = tl.load(alibi + n)
+    i = start + tl.arange(0, BLOCK_M)
+    at = head.to(tl.int64) * S
+    at_t = (tangent * B * H + head) * S
+    log = tl.load(lse + at + i, mask=i < S, other=float("-inf"))[:, None]
+    mean, dt = log, log
+    if DUAL:
+        d = tl.load(delta + at + i, mask=i < S, other=0.0)[:, None]
+        dt = tl.load(delta_t + at_t + i, mask=i < S, other=0.0)[:, None]
+        if SCORES:
+            mean = tl.load(mean_t + at_t + i, mask=i < S, other=0.0)[:, None]
+    else:
+        d = tl.load(delta + at_t + i, mask=i < S, other=0.0)[:, None]
+
+    sum_g = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    if DUAL:
+        sum_h = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    low, high = 0, T
+    if WINDOW:
+        low = tl.maximum(0, start - window + 1) // BLOCK_N * BLOCK_N
+    if CAUSAL:
+        high = tl.minimum(T, start + BLOCK_M)
+    for m in range(low, high, BLOCK_N):
+        keys = load_rows(k, m, k_s, T, D, BLOCK_N, BLOCK_D)
+        values = load_rows(v, m, v_s, T, E, BLOCK_N, BLOCK_E)
+        s = tl.dot(x, tl.trans(keys), input_precision=PRECISION) * scale
+        dp = tl.dot(first, tl.trans(values), input_precision=PRECISION)
+        st, dpt = s, dp
+        if HAS_KT:
+            keys_t = load_rows(kt, m, kt_s, T, D, BLOCK_N, BLOCK_D)
+            st = tl.dot(x, tl.trans(keys_t), input_precision=PRECISION)
+            if HAS_QT:
+                st = tl.dot(xt, tl.trans(keys), st, input_precision=PRECISION)
+        elif HAS_QT:
+            st = tl.dot(xt, tl.trans(keys), input_precision=PRECISION)
+        if SCORES:
+            st = st * scale
+        if DUAL:
+            dpt = tl.dot(second, tl.trans(values), input_precision=PRECISION)
+            if HAS_VT:
+                values_t = load_rows(vt, m, vt_s, T, E, BLOCK_N, BLOCK_E)
+                dpt = tl.dot(first, tl.trans(values_t), dpt, input_precision=PRECISION)
+        j = m + tl.arange(0, BLOCK_N)[None, :]
+        _, _, ds, dst = score_adjoints(
+            s, st, dp, dpt, log, mean, d, dt, i[:, None], j, S, T, softcap, window, mask, mask_i, mask_j, slope,
+            DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
+        )  # fmt: skip
+        ds = ds.to(keys.dtype)
+        sum_g = tl.dot(ds, keys, sum_g, input_precision=PRECISION)
+        if DUAL:
+            sum_h = tl.dot(dst.to(keys.dtype), keys, sum_h, input_precision=PRECISION)
+            if HAS_KT:
+                sum_h = tl.dot(ds, keys_t, sum_h, input_precision=PRECISION)
+    if DUAL:
+        if tangent == 0:
+            store_rows(gq + at * D, start, D, S, sum_g * scale, D, BLOCK_M, BLOCK_D)
+        store_rows(hq + at_t * D, start, D, S, sum_h * scale, D, BLOCK_M, BLOCK_D)
+    else:
+        store_rows(hq + at_t * D, start, D, S, sum_g * scale, D, BLOCK_M, BLOCK_D)

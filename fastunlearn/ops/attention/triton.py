@@ -1,0 +1,176 @@
+"""Attention by Triton kernels, on float32, bfloat16 and float16 GPU tensors. Derivation: README.md of this folder.
+
+Shapes and meaning of every function are those of reference.py. All strides are honoured where the last one is 1;
+other tensors are copied. With K tangents the primal is computed K times over (6 products of tiles per tangent forward,
+21 backward, where sharing it would need 2 + 4 K and 6 + 15 K): its tiles would not fit into registers otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastunlearn.ops._triton import (
+    Tile,
+    float_accumulator,
+    interpreted,
+    launch,
+    next_power_of_2,
+    precision,
+    with_device,
+)
+
+from ._triton_backward import attention_backward_queries, row_products
+from ._triton_backward_keys import attention_backward_keys
+from ._triton_forward import attention_forward
+from ._triton_tiles import forward_tiles, key_tiles, query_tiles
+
+__all__ = ["backward", "dual_backward", "dual_forward", "forward"]
+
+_SMALL = (Tile({"BLOCK_M": 32, "BLOCK_N": 16}),)  # the interpreter: several tiles even for short sequences
+
+
+def _rows(value: Tensor | None) -> Tensor | None:
+    return value if value is None or value.stride(-1) == 1 or value.shape[-1] == 1 else value.contiguous()
+
+
+def _strides(name: str, value: Tensor | None, count: int) -> dict[str, int]:
+    """The strides of ``value`` without the last one, as arguments; zeros for an absent tensor or an absent K."""
+    axes = "kbhs"[4 - count :]
+    strides = (0,) * count if value is None else value.stride()[:-1]
+    strides = (0,) * (count - len(strides)) + tuple(strides)
+    return {f"{name}_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}
+
+
+def _tangents(qt: Tensor | None, kt: Tensor | None, vt: Tensor | None) -> int:
+    counts = {t.shape[0] for t in (qt, kt, vt) if t is not None}
+    if len(counts) > 1:
+        raise ValueError(f"qt, kt and vt have different numbers of tangents: {sorted(counts)}")
+    return counts.pop() if counts else 1
+
+
+def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
+    """What all three kernels take."""
+    B, H, S, D = q.shape
+    G, T, E = k.shape[1], k.shape[2], v.shape[3]
+    mask, kind = spec.mask, 0
+    mask_strides = (0, 0, 0, 0)
+    if mask is not None:
+        mask = mask.to(q.device).expand(B, H, S, T)
+        kind = 1 if mask.dtype == torch.bool else 2
+        mask_strides = mask.stride()
+        mask = mask.view(torch.uint8) if kind == 1 else mask
+    alibi = None if spec.alibi is None else spec.alibi.to(device=q.device, dtype=torch.float32).contiguous()
+    return {
+        "q": q, "k": k, "v": v, "qt": qt, "kt": kt, "vt": vt, "mask": mask, "alibi": alibi,
+        **_strides("q", q, 3), **_strides("k", k, 3), **_strides("v", v, 3),
+        **_strides("qt", qt, 4), **_strides("kt", kt, 4), **_strides("vt", vt, 4),
+        **dict(zip(("mask_b", "mask_h", "mask_i", "mask_j"), mask_strides, strict=True)),
+        "B": B, "H": H, "G": G, "S": S, "T": T, "scale": float(spec.scale), "softcap": float(spec.softcap or 0.0),
+        "window": int(spec.window or 0), "D": D, "E": E,
+        "HAS_QT": qt is not None, "HAS_KT": kt is not None, "HAS_VT": vt is not None,
+        "CAUSAL": bool(spec.causal), "WINDOW": spec.window is not None, "SOFTCAP": spec.softcap is not None,
+        "MASK": kind, "ALIBI": alibi is not None, "PRECISION": precision(q.dtype),
+        "BLOCK_D": max(16, next_power_of_2(D)), "BLOCK_E": max(16, next_power_of_2(E)),
+    }  # fmt: skip
+
+
+def _key(arguments: dict) -> tuple:
+    """What the best tile depends on; lengths by powers of two, from 4096 on alike."""
+    length = min(4096, next_power_of_2(min(arguments["S"], arguments["T"])))
+    flags = [arguments[n] for n in ("HAS_QT", "HAS_KT", "HAS_VT", "CAUSAL", "WINDOW", "SOFTCAP", "MASK", "ALIBI")]
+    return (str(arguments["q"].dtype), arguments["D"], arguments["E"], arguments["PRECISION"], length, *flags)
+
+
+def _forward(q, k, v, qt, kt, vt, spec):
+    float_accumulator(q.dtype)
+    q, k, v, qt, kt, vt = (_rows(t) for t in (q, k, v, qt, kt, vt))
+    count = _tangents(qt, kt, vt)
+    dual = any(t is not None for t in (qt, kt, vt))
+    (B, H, S, D), E = q.shape, v.shape[3]
+    o = q.new_empty(B, H, S, E)
+    ot = q.new_empty(count, B, H, S, E) if dual else None
+    lse = q.new_empty(B, H, S, dtype=torch.float32)
+    mean_t = q.new_zeros(count, B, H, S, dtype=torch.float32) if dual else None
+    if o.numel() == 0:
+        return o, ot, (lse, mean_t)
+    if k.shape[2] == 0:  # no keys: nothing is attended to
+        return o.zero_(), None if ot is None else ot.zero_(), (lse.fill_(float("-inf")), mean_t)
+    arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "mean_t": mean_t}
+    tiles = _SMALL if interpreted() else forward_tiles(q.dtype, max(D, E), dual)
+    with with_device(q):
+        launch(
+            attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles, arguments,
+            (dual, *_key(arguments)),
+        )  # fmt: skip
+    return o, ot, (lse, mean_t)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, spec) -> tuple[Tensor, Tensor]:
+    """(o (B,H,S,E), lse float32 (B,H,S))."""
+    o, _, (lse, _) = _forward(q, k, v, None, None, None, spec)
+    return o, lse
+
+
+def dual_forward(q, k, v, qt, kt, vt, spec) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """(o, ot (K,B,H,S,E), (lse (B,H,S), mean_t (K,B,H,S))); at least one tangent must be given."""
+    if qt is None and kt is None and vt is None:
+        raise ValueError("dual_forward needs one of qt, kt and vt; without tangents call forward")
+    return _forward(q, k, v, qt, kt, vt, spec)
+
+
+def _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count: int):
+    """Both streams where ``h`` is given; else one stream, the ordinary backward of ``g`` (K,B,H,S,E)."""
+    float_accumulator(q.dtype)
+    q, k, v, qt, kt, vt, o, ot, g, h = (_rows(t) for t in (q, k, v, qt, kt, vt, o, ot, g, h))
+    dual = h is not None
+    (B, H, S, D), (G, T, E) = q.shape, v.shape[1:]
+    gq, gk, gv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) if dual else None for t in (q, k, v))
+    hq, hk, hv = (torch.empty(count, *t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
+    if S == 0 or T == 0 or B == 0 or H == 0:
+        return tuple(None if t is None else t.zero_() for t in (gq, gk, gv, hq, hk, hv))
+    statistics = q.new_empty(1 if dual else count, B, H, S, dtype=torch.float32)
+    statistics_t = q.new_empty(count, B, H, S, dtype=torch.float32) if dual else None
+    sides = {**_strides("g", g, 4), **_strides("h", h, 4)}
+    both = {"g": g, "h": h, "delta": statistics, "delta_t": statistics_t}
+    arguments = _arguments(q, k, v, qt, kt, vt, spec) | sides | both
+    arguments |= {"lse": lse, "mean_t": mean_t, "DUAL": dual}
+    rows = {
+        "o": o, "ot": ot, **_strides("o", o, 3), **_strides("ot", ot, 4), **sides, **both, "B": B, "H": H, "S": S,
+        "E": E, "DUAL": dual, "HAS_OT": ot is not None, "BLOCK_E": arguments["BLOCK_E"],
+    }  # fmt: skip
+    key = (dual, *_key(arguments))
+    with with_device(q):
+        tile = (Tile({"BLOCK_M": max(1, 8192 // arguments["BLOCK_E"])}),)
+        launch(row_products, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tile, rows)
+        tiles = _SMALL if interpreted() else query_tiles(q.dtype, max(D, E), dual)
+        launch(
+            attention_backward_queries, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles,
+            arguments | {"gq": gq, "hq": hq}, key,
+        )  # fmt: skip
+        tiles, halves = key_tiles(q.dtype, max(D, E), dual)
+        tiles = (Tile({"BLOCK_M": 16, "BLOCK_N": 32}),) if interpreted() else tiles
+        for want_k, want_v in ((True, False), (False, True)) if halves else ((True, True),):
+            outputs = {"gk": gk, "gv": gv, "hk": hk, "hv": hv, "WANT_K": want_k, "WANT_V": want_v}
+            launch(
+                attention_backward_keys, lambda t: (-(-T // t.sizes["BLOCK_N"]) * B * G, count), tiles,
+                arguments | outputs, (want_k, want_v, *key),
+            )  # fmt: skip
+    return gq, gk, gv, hq, hk, hv
+
+
+def dual_backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec):
+    """(gq, gk, gv, hq, hk, hv) for g (B,H,S,E), the adjoint of ot, and h (K,B,H,S,E), the adjoint of o."""
+    if g is None:
+        return (None, None, None, *backward(q, k, v, o, stats, h, spec))
+    count = _tangents(qt, kt, vt) if h is None else h.shape[0]
+    if h is None:
+        h = g.new_zeros(count, *g.shape)
+    lse, mean_t = stats
+    return _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count)
+
+
+def backward(q, k, v, o, stats, h, spec):
+    """(hq, hk, hv), the ordinary backward of K streams h (K,B,H,S,E). ``stats``: lse, or (lse, ...)."""
+    lse = stats[0] if isinstance(stats, tuple) else stats
+    return _backward(q, k, v, None, None, None, o, None, lse, None, h, None, spec, h.shape[0])[3:]
