@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -25,9 +26,12 @@ BACKENDS: dict[str, tuple[str, str | None]] = {
     "reference": ("plain PyTorch; defines the right answer", None),
     "cpu": ("compiled C++ kernels, instruction set chosen at run time", "cpu"),
     "cuda": ("compiled CUDA kernels", "cuda"),
+    "triton": ("Triton kernels, compiled when first used", "cuda"),
 }
+#: The dtypes that a backend takes, where it does not take all: others go to the next backend of the op.
+DTYPES = {"triton": (torch.float32, torch.bfloat16, torch.float16)}
 _EXTENSIONS = {"cpu": "fastunlearn._cpu", "cuda": "fastunlearn._cuda"}
-_BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "reference")}
+_BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 ISA_VARIABLE = "FASTUNLEARN_CPU_ISA"
 BACKEND_VARIABLE = "FASTUNLEARN_BACKEND"
 
@@ -91,6 +95,8 @@ def why_not_live(backend: str) -> str:
         return f"unknown backend; the backends are {', '.join(BACKENDS)}"
     if backend == "reference":
         return ""
+    if backend == "triton":
+        return _why_no_triton()
     module, reason = _load(backend)
     if module is None:
         return reason
@@ -104,14 +110,32 @@ def why_not_live(backend: str) -> str:
     return ""
 
 
-def choose_backend(requested: str | None, device: torch.device, offered: tuple[str, ...]) -> str:
+def _interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on CPU tensors: for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _why_no_triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: pip install triton (Linux)"
+    if not torch.cuda.is_available() and not _interpreted():
+        return "Triton is installed, but PyTorch sees no CUDA device"
+    return ""
+
+
+def choose_backend(
+    requested: str | None, device: torch.device, offered: tuple[str, ...], dtype: torch.dtype | None = None
+) -> str:
     """The backend to run an op on.
 
     ``requested``: the caller's ``backend=`` argument (None = not stated). ``device``: where the tensors
-    are. ``offered``: the backends that the op has. Raises InvalidInputError for an unknown name and
-    BackendUnavailableError for one that is not live, is not offered, or is for another device.
+    are. ``offered``: the backends that the op has. ``dtype``: of the tensors; backends that lack it
+    (:data:`DTYPES`) do not count as offered. Raises InvalidInputError for an unknown name and
+    BackendUnavailableError for one that is not live, is not offered, or is for another device or dtype.
     """
     source = "backend"
+    lacking = tuple(name for name in offered if dtype is not None and dtype not in DTYPES.get(name, (dtype,)))
+    offered = tuple(name for name in offered if name not in lacking)
     if requested is None:
         requested = os.environ.get(BACKEND_VARIABLE, "").strip().lower() or None
         source = BACKEND_VARIABLE
@@ -120,6 +144,10 @@ def choose_backend(requested: str | None, device: torch.device, offered: tuple[s
         return next(name for name in best if name in offered and not why_not_live(name))
     if requested not in BACKENDS:
         raise InvalidInputError(f"{source}={requested!r} is unknown; use one of {', '.join(BACKENDS)}")
+    if requested in lacking:
+        raise BackendUnavailableError(
+            f"{source}={requested!r} does not take {dtype}, only {', '.join(map(str, DTYPES[requested]))}"
+        )
     if requested not in offered:
         raise BackendUnavailableError(
             f"{source}={requested!r}: this op has no such backend; it has {', '.join(offered)}"
@@ -127,7 +155,7 @@ def choose_backend(requested: str | None, device: torch.device, offered: tuple[s
     reason = why_not_live(requested)
     if reason:
         raise BackendUnavailableError(f"{source}={requested!r} is not live: {reason}")
-    needs = BACKENDS[requested][1]
+    needs = "cpu" if requested == "triton" and _interpreted() else BACKENDS[requested][1]
     if needs is not None and needs != device.type:
         raise BackendUnavailableError(
             f"{source}={requested!r} works on {needs} tensors, and these are on {device.type}: "

@@ -22,9 +22,8 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-__all__ = ["Tile", "float_accumulator", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
+__all__ = ["Tile", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ROUNDS = 5
 _chosen: dict[str, int] = {}
 
@@ -45,13 +44,6 @@ def interpreted() -> bool:
 
 def next_power_of_2(value: int) -> int:
     return triton.next_power_of_2(max(1, value))
-
-
-def float_accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums and statistics are kept in: float32 (the kernels take no float64)."""
-    if dtype not in DTYPES:
-        raise TypeError(f"the Triton kernels take {', '.join(map(str, DTYPES))}, not {dtype}")
-    return torch.float32
 
 
 def precision(dtype: torch.dtype) -> str:

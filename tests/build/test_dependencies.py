@@ -36,7 +36,7 @@ def imported(folder: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("fastunlearn", ["data"]), ("bench", ["bench"]), ("examples", []), ("tests", ["test"])]
+    ("folder", "extras"), [("fastunlearn", ["data", "gpu"]), ("bench", ["bench", "gpu"]), ("examples", []), ("tests", ["test"])]
 )
 def test_what_is_imported_is_declared(folder, extras):
     missing = {name: path for name, path in imported(folder).items() if name not in declared(*extras)}

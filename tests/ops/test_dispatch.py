@@ -16,7 +16,7 @@ from fastunlearn.ops._dispatch import choose_backend, why_not_live
 from fastunlearn.ops.null import null
 
 CPU = torch.device("cpu")
-ALL = ("reference", "cpu", "cuda")
+ALL = ("reference", "cpu", "cuda", "triton")
 needs_cpu = pytest.mark.skipif(bool(why_not_live("cpu")), reason=f"cpu backend: {why_not_live('cpu')}")
 
 
@@ -52,6 +52,26 @@ def test_cuda_by_name_is_refused_with_the_reason():
         pytest.skip("this machine has a CUDA device")
     with pytest.raises(BackendUnavailableError, match="cuda"):
         null(torch.ones(3), backend="cuda")
+
+
+def test_triton(monkeypatch):
+    """On a GPU it comes after CUDA; float64 is not its own; without a GPU it is refused, with the reason."""
+    cuda = torch.device("cuda")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("FASTUNLEARN_BACKEND", raising=False)
+    monkeypatch.setattr(_dispatch, "why_not_live", lambda name: "")
+    assert choose_backend(None, cuda, ALL) == "cuda"
+    assert choose_backend(None, cuda, ("reference", "triton"), torch.bfloat16) == "triton"
+    assert choose_backend(None, cuda, ("reference", "triton"), torch.float64) == "reference"
+    with pytest.raises(BackendUnavailableError, match=r"does not take torch\.float64"):
+        choose_backend("triton", cuda, ("reference", "triton"), torch.float64)
+    with pytest.raises(BackendUnavailableError, match="works on cuda tensors"):
+        choose_backend("triton", CPU, ("reference", "triton"), torch.float32)
+    monkeypatch.undo()
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendUnavailableError, match="Triton is"):
+            choose_backend("triton", cuda, ("reference", "triton"), torch.bfloat16)
 
 
 @pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_cpu)])

@@ -12,22 +12,22 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._dispatch import backend_module, choose_backend
 
-from . import cpu, reference
+from . import reference
 from ._arguments import AttentionSpec, Statistics, check_outputs, check_primal, check_tangents
 
 __all__ = ["AttentionSpec", "Statistics", "backward", "dual_backward", "dual_forward", "forward"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, *,
             backend: str | None = None) -> tuple[Tensor, Statistics]:  # fmt: skip
     """``o = softmax(s) v`` (B, H, S, E) and :class:`Statistics` (lse (B, H, S); no mean_t)."""
     check_primal(q, k, v, spec)
-    if choose_backend(backend, q.device, BACKENDS) == "cpu":
-        return cpu.forward(q, k, v, spec)
+    if (chosen := choose_backend(backend, q.device, BACKENDS, q.dtype)) != "reference":
+        return backend_module(__package__, chosen).forward(q, k, v, spec)
     return reference.forward(q, k, v, spec)
 
 
@@ -39,8 +39,8 @@ def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor 
     """
     check_primal(q, k, v, spec)
     count = check_tangents(q, k, v, qt, kt, vt)
-    if choose_backend(backend, q.device, BACKENDS) == "cpu":
-        return cpu.dual_forward(q, k, v, qt, kt, vt, spec, count)
+    if (chosen := choose_backend(backend, q.device, BACKENDS, q.dtype)) != "reference":
+        return backend_module(__package__, chosen).dual_forward(q, k, v, qt, kt, vt, spec, count)
     return reference.dual_forward(q, k, v, qt, kt, vt, spec, count)
 
 
@@ -53,8 +53,8 @@ def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: T
     check_primal(q, k, v, spec)
     count = check_tangents(q, k, v, None, None, None, h)
     check_outputs(q, v, o, stats, None, None, count, dual=False)
-    if choose_backend(backend, q.device, BACKENDS) == "cpu":
-        return cpu.backward(q, k, v, o, stats, h, spec, count)
+    if (chosen := choose_backend(backend, q.device, BACKENDS, q.dtype)) != "reference":
+        return backend_module(__package__, chosen).backward(q, k, v, o, stats, h, spec, count)
     return reference.backward(q, k, v, h, spec)
 
 
@@ -69,6 +69,6 @@ def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor
     check_primal(q, k, v, spec)
     count = check_tangents(q, k, v, qt, kt, vt, ot if h is None else h)
     check_outputs(q, v, o, stats, g, ot, count, dual=True)
-    if choose_backend(backend, q.device, BACKENDS) == "cpu":
-        return cpu.dual_backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec, count)
+    if (chosen := choose_backend(backend, q.device, BACKENDS, q.dtype)) != "reference":
+        return backend_module(__package__, chosen).dual_backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec, count)
     return reference.dual_backward(q, k, v, qt, kt, vt, g, h, spec, count)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fastunlearn.ops._triton import (
     Tile,
-    float_accumulator,
     interpreted,
     launch,
     next_power_of_2,
@@ -20,6 +19,7 @@ from fastunlearn.ops._triton import (
     with_device,
 )
 
+from ._arguments import AttentionSpec, Statistics
 from ._triton_backward import attention_backward_queries, row_products
 from ._triton_backward_keys import attention_backward_keys
 from ._triton_forward import attention_forward
@@ -40,13 +40,6 @@ def _strides(name: str, value: Tensor | None, count: int) -> dict[str, int]:
     strides = (0,) * count if value is None else value.stride()[:-1]
     strides = (0,) * (count - len(strides)) + tuple(strides)
     return {f"{name}_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}
-
-
-def _tangents(qt: Tensor | None, kt: Tensor | None, vt: Tensor | None) -> int:
-    counts = {t.shape[0] for t in (qt, kt, vt) if t is not None}
-    if len(counts) > 1:
-        raise ValueError(f"qt, kt and vt have different numbers of tangents: {sorted(counts)}")
-    return counts.pop() if counts else 1
 
 
 def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
@@ -82,10 +75,8 @@ def _key(arguments: dict) -> tuple:
     return (str(arguments["q"].dtype), arguments["D"], arguments["E"], arguments["PRECISION"], length, *flags)
 
 
-def _forward(q, k, v, qt, kt, vt, spec):
-    float_accumulator(q.dtype)
+def _forward(q, k, v, qt, kt, vt, spec, count: int):
     q, k, v, qt, kt, vt = (_rows(t) for t in (q, k, v, qt, kt, vt))
-    count = _tangents(qt, kt, vt)
     dual = any(t is not None for t in (qt, kt, vt))
     (B, H, S, D), E = q.shape, v.shape[3]
     o = q.new_empty(B, H, S, E)
@@ -93,9 +84,9 @@ def _forward(q, k, v, qt, kt, vt, spec):
     lse = q.new_empty(B, H, S, dtype=torch.float32)
     mean_t = q.new_zeros(count, B, H, S, dtype=torch.float32) if dual else None
     if o.numel() == 0:
-        return o, ot, (lse, mean_t)
+        return o, ot, Statistics(lse, mean_t)
     if k.shape[2] == 0:  # no keys: nothing is attended to
-        return o.zero_(), None if ot is None else ot.zero_(), (lse.fill_(float("-inf")), mean_t)
+        return o.zero_(), None if ot is None else ot.zero_(), Statistics(lse.fill_(float("-inf")), mean_t)
     arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "mean_t": mean_t}
     tiles = _SMALL if interpreted() else forward_tiles(q.dtype, max(D, E), dual)
     with with_device(q):
@@ -103,25 +94,21 @@ def _forward(q, k, v, qt, kt, vt, spec):
             attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles, arguments,
             (dual, *_key(arguments)),
         )  # fmt: skip
-    return o, ot, (lse, mean_t)
+    return o, ot, Statistics(lse, mean_t)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, spec) -> tuple[Tensor, Tensor]:
-    """(o (B,H,S,E), lse float32 (B,H,S))."""
-    o, _, (lse, _) = _forward(q, k, v, None, None, None, spec)
-    return o, lse
+def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tensor, Statistics]:
+    o, _, stats = _forward(q, k, v, None, None, None, spec, 1)
+    return o, stats
 
 
-def dual_forward(q, k, v, qt, kt, vt, spec) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """(o, ot (K,B,H,S,E), (lse (B,H,S), mean_t (K,B,H,S))); at least one tangent must be given."""
-    if qt is None and kt is None and vt is None:
-        raise ValueError("dual_forward needs one of qt, kt and vt; without tangents call forward")
-    return _forward(q, k, v, qt, kt, vt, spec)
+def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
+                 spec: AttentionSpec, count: int) -> tuple[Tensor, Tensor, Statistics]:  # fmt: skip
+    return _forward(q, k, v, qt, kt, vt, spec, count)
 
 
 def _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count: int):
     """Both streams where ``h`` is given; else one stream, the ordinary backward of ``g`` (K,B,H,S,E)."""
-    float_accumulator(q.dtype)
     q, k, v, qt, kt, vt, o, ot, g, h = (_rows(t) for t in (q, k, v, qt, kt, vt, o, ot, g, h))
     dual = h is not None
     (B, H, S, D), (G, T, E) = q.shape, v.shape[1:]
@@ -159,18 +146,13 @@ def _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count: int):
     return gq, gk, gv, hq, hk, hv
 
 
-def dual_backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec):
-    """(gq, gk, gv, hq, hk, hv) for g (B,H,S,E), the adjoint of ot, and h (K,B,H,S,E), the adjoint of o."""
-    if g is None:
-        return (None, None, None, *backward(q, k, v, o, stats, h, spec))
-    count = _tangents(qt, kt, vt) if h is None else h.shape[0]
-    if h is None:
-        h = g.new_zeros(count, *g.shape)
-    lse, mean_t = stats
-    return _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count)
+def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,
+                  o: Tensor, ot: Tensor, stats: Statistics, g: Tensor, h: Tensor | None, spec: AttentionSpec,
+                  count: int) -> tuple[Tensor, ...]:  # fmt: skip
+    h = g.new_zeros(count, *g.shape) if h is None else h
+    return _backward(q, k, v, qt, kt, vt, o, ot, stats.lse, stats.mean_t, g, h, spec, count)
 
 
-def backward(q, k, v, o, stats, h, spec):
-    """(hq, hk, hv), the ordinary backward of K streams h (K,B,H,S,E). ``stats``: lse, or (lse, ...)."""
-    lse = stats[0] if isinstance(stats, tuple) else stats
-    return _backward(q, k, v, None, None, None, o, None, lse, None, h, None, spec, h.shape[0])[3:]
+def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: Tensor,
+             spec: AttentionSpec) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _backward(q, k, v, None, None, None, o, None, stats.lse, None, h, None, spec, h.shape[0])[3:]

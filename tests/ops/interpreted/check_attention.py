@@ -1,0 +1,120 @@
+"""The attention kernels in the interpreter (run by tests/ops/test_triton_interpreter.py)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastunlearn.ops.attention import triton as kernels
+from tests.ops.attention_cases import check, error, make_case, run_dual, run_single
+
+
+def mask(*shape, share=0.6, seed=1):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
+
+
+VARIANTS = {
+    "plain": {"queries": 33, "keys": 50, "size": 24, "value_size": 16, "count": 2, "transposed": True},
+    "causal": {"causal": True, "queries": 63, "keys": 63, "size": 32},
+    "causal, more keys": {"causal": True, "queries": 17, "keys": 40, "size": 16},
+    "causal, fewer keys": {"causal": True, "queries": 40, "keys": 17, "size": 16},
+    "window, shared heads": {"window": 20, "causal": True, "queries": 70, "keys": 70, "size": 16, "heads": 4,
+                             "groups": 2},
+    "window without causal": {"window": 5, "queries": 40, "keys": 45, "size": 16},
+    "softcap": {"softcap": 0.7, "logits": 2.0, "queries": 40, "keys": 40, "size": 16},
+    "alibi": {"alibi": torch.tensor([0.5, 0.25]), "causal": True, "queries": 40, "keys": 40, "size": 16},
+    "bool mask": {"mask": mask(2, 1, 40, 45), "queries": 40, "keys": 45, "size": 16},
+    "float mask": {"mask": torch.randn(2, 40, 45, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
+                   "queries": 40, "keys": 45, "size": 16},
+    "everything": {"softcap": 2.0, "alibi": torch.tensor([0.5, 0.25]), "causal": True, "window": 30, "groups": 1,
+                   "size": 20, "value_size": 36, "count": 2, "queries": 45, "keys": 45,
+                   "mask": mask(45, 45, share=0.8)},
+}  # fmt: skip
+
+
+def both(dtype=torch.float32, **settings):
+    case = make_case(dtype=dtype, **{"batch": 1, **settings})
+    return case, case.wide()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_dual_pair(variant):
+    settings = VARIANTS[variant]
+    if settings.get("mask") is not None and settings["mask"].dim() == 4:
+        settings = {**settings, "batch": 2}
+    case, wide = both(**settings)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+def test_one_token():
+    """One key has probability 1: scores get no adjoint, and the rest is v and its tangent."""
+    case, wide = both(queries=1, keys=1, size=16)
+    got, truth = run_dual(case, "triton"), run_dual(wide, "reference")
+    check({name: got[name] for name in ("o", "ot", "lse", "mean_t", "gv", "hv")}, truth)
+    assert all(float(got[name].abs().max()) < 1e-5 for name in ("gq", "gk", "hq", "hk"))
+
+
+@pytest.mark.parametrize("variant", ["plain", "window, shared heads", "everything"])
+def test_one_stream(variant):
+    case, wide = both(**VARIANTS[variant])
+    check(run_single(case, "triton"), run_single(wide, "reference"))
+
+
+@pytest.mark.parametrize("missing", [("qt",), ("kt",), ("vt",), ("qt", "kt"), ("kt", "vt"), ("h",), ("qt", "kt", "h")])
+def test_none_is_zero(missing):
+    case, wide = both(queries=20, keys=20, size=16, causal=True, count=2)
+    for name in missing:
+        setattr(case, name, None)
+        setattr(wide, name, None)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+@pytest.mark.parametrize("row", [0, 33])
+def test_fully_masked_rows(row):
+    seen = torch.ones(40, 40, dtype=torch.bool)
+    seen[row] = False
+    case, wide = both(queries=40, keys=40, size=16, mask=seen)
+    got = run_dual(case, "triton")
+    assert all(bool((got[name][..., row, :] == 0).all()) for name in ("o", "ot", "gq", "hq"))
+    check(got, run_dual(wide, "reference"))
+
+
+@pytest.mark.parametrize("queries, keys", [(0, 5), (5, 0)])
+def test_empty(queries, keys):
+    case, wide = both(queries=queries, keys=keys, size=16)
+    got, truth = run_dual(case, "triton"), run_dual(wide, "reference")
+    for name, value in got.items():
+        assert value.shape == truth[name].shape and error(value, truth[name]) == 0, name
+
+
+def test_a_common_part_of_the_keys_costs_no_digits():
+    """It moves st by the same number for all keys, which must not show in ot."""
+    case, _ = both(queries=40, keys=40, size=16)
+    case.k, case.q, case.kt = case.k + 100 * torch.ones(16), case.q * 0.1, None
+    check({"ot": run_dual(case, "triton")["ot"]}, run_dual(case.wide(), "reference"))
+
+
+def test_last_stride_not_one():
+    case, wide = both(queries=20, keys=20, size=16, causal=True)
+    case.k = case.k.transpose(-1, -2).contiguous().transpose(-1, -2)
+    case.qt = case.qt.transpose(-1, -2).contiguous().transpose(-1, -2)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+def test_same_bits_twice():
+    case, _ = both(queries=40, keys=40, size=16, causal=True, count=2)
+    first, second = run_dual(case, "triton"), run_dual(case, "triton")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_negative_control(monkeypatch):
+    """A kernel that has another soft-cap is found out."""
+    case, wide = both(queries=20, keys=20, size=16, softcap=0.7, logits=2.0)
+    run = kernels.launch
+
+    def broken(kernel, grid, tiles, arguments, key=()):
+        run(kernel, grid, tiles, {**arguments, "softcap": 0.71}, key)
+
+    monkeypatch.setattr(kernels, "launch", broken)
+    with pytest.raises(AssertionError):
+        check(run_dual(case, "triton"), run_dual(wide, "reference"))
