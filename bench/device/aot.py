@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,13 +89,17 @@ def compile_only(architecture: int, every_tile: bool = False) -> Iterator[list[d
             rows.append({**compile_kernel(kernel, tile, arguments, architecture), "candidate": number})
 
     with contextlib.ExitStack() as stack:
-        for module in _launchers():
+        for module in _modules_with("launch"):
             stack.enter_context(mock.patch.object(module, "launch", launch))
+        for module in _modules_with("architecture"):
+            stack.enter_context(mock.patch.object(module, "architecture", lambda: architecture))
         yield rows
 
 
-def _launchers() -> list:
-    """Every loaded module of the package that launches kernels."""
-    import sys
-
-    return [m for n, m in list(sys.modules.items()) if n.startswith("fastunlearn.ops.") and hasattr(m, "launch")]
+def _modules_with(name: str) -> list:
+    """Every loaded module of the ops that has this function of ops/_triton.py."""
+    return [
+        module
+        for path, module in list(sys.modules.items())
+        if path.startswith("fastunlearn.ops.") and getattr(module, name, None) is getattr(_triton, name)
+    ]

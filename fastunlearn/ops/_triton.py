@@ -22,7 +22,7 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-__all__ = ["Tile", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
+__all__ = ["Tile", "architecture", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
 
 _ROUNDS = 5
 _chosen: dict[str, int] = {}
@@ -40,6 +40,15 @@ class Tile:
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def architecture() -> int:
+    """80 for compute capability 8.0, 90 for 9.0, and so on, of the current GPU; 80 in the interpreter."""
+    if interpreted():
+        return 80
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
 
 
 def next_power_of_2(value: int) -> int:

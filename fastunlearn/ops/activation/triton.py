@@ -11,7 +11,7 @@ from ._triton_kernels import activation_backward, activation_forward
 
 __all__ = ["dual_backward", "dual_forward", "gated_backward", "gated_forward"]
 
-_SMALL = (Tile({"BLOCK": 64}),)
+_SMALL = (Tile({"BLOCK": 128}),)
 _TILES = (Tile({"BLOCK": 1024}, warps=4),)
 
 

@@ -1,7 +1,7 @@
 """The reverse sweep of attention per key block: adjoints of keys and values (see _triton_backward.py).
 
 All tiles are transposed (keys along rows), so that the adjoints of p and s enter their products from registers.
-WANT_K, WANT_V: a wide head has too many accumulators for one program; the two halves are then two launches.
+WANT_K, WANT_V: one program has too few registers for the accumulators of both, so the halves are two launches.
 """
 
 import triton

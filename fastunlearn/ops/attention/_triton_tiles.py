@@ -1,46 +1,66 @@
-"""Candidate tiles of the attention kernels, best guess first: the largest that compile without spilling registers.
+"""Candidate tiles of the attention kernels: (queries, keys, warps, stages), best guess first.
 
-The guesses rest on registers, spills and shared memory from ahead-of-time compilation (bench/device/aot_table.py,
-bench/results/triton-aot.json); what is fastest is timed on the GPU by ops/_triton.py.
+A first guess is the largest tile that compiles without spilling registers, or with few; bench/results/triton-aot.json
+has registers, spills and shared memory as compiled. What is fastest is timed on the GPU by ops/_triton.py. In float32
+each product is three TF32 products, whose split operands fill the registers: small tiles, correct rather than fast.
 """
 
 from __future__ import annotations
 
 import torch
 
-from fastunlearn.ops._triton import Tile
+from fastunlearn.ops._triton import Tile, architecture
+
+_Rows = tuple[tuple[int, int, int, int], ...]
+_FORWARD: dict[tuple[str, int], _Rows] = {
+    ("hopper", 64): ((128, 64, 8, 3), (64, 64, 4, 3), (64, 64, 4, 2)),
+    ("hopper", 128): ((128, 32, 8, 2), (128, 64, 8, 2), (64, 32, 4, 2)),
+    ("hopper", 256): ((64, 16, 8, 2), (64, 32, 8, 2), (32, 16, 8, 1)),
+    ("ampere", 64): ((128, 64, 8, 2), (64, 32, 4, 2), (64, 64, 4, 2)),
+    ("ampere", 128): ((128, 32, 8, 2), (64, 64, 8, 1)),
+    ("ampere", 256): ((16, 16, 4, 1), (32, 16, 8, 1)),
+    ("float32", 64): ((64, 32, 4, 1), (32, 16, 4, 1)),
+    ("float32", 128): ((16, 16, 4, 1),),
+    ("float32", 256): ((16, 16, 8, 1),),
+}
+_QUERIES: dict[tuple[str, int], _Rows] = {
+    ("hopper", 64): ((128, 64, 8, 2), (64, 32, 4, 2), (64, 64, 4, 2)),
+    ("hopper", 128): ((128, 16, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2)),
+    ("hopper", 256): ((16, 32, 8, 1), (64, 16, 8, 1)),
+    ("ampere", 64): ((64, 32, 4, 2), (128, 64, 8, 2)),
+    ("ampere", 128): ((64, 32, 8, 2), (32, 32, 8, 1), (16, 32, 4, 1)),
+    ("ampere", 256): ((16, 32, 8, 1), (16, 16, 8, 1)),
+    ("float32", 64): ((16, 16, 4, 1),),
+    ("float32", 128): ((16, 16, 8, 1),),
+    ("float32", 256): ((16, 16, 8, 1),),
+}
+_KEYS: dict[tuple[str, int], _Rows] = {
+    ("hopper", 64): ((32, 128, 8, 2), (32, 64, 8, 2), (64, 128, 8, 2)),
+    ("hopper", 128): ((16, 128, 8, 2), (32, 64, 4, 2), (64, 64, 8, 2)),
+    ("hopper", 256): ((16, 32, 8, 1), (32, 32, 8, 1)),
+    ("ampere", 64): ((32, 64, 8, 2), (32, 64, 4, 1)),
+    ("ampere", 128): ((32, 32, 4, 1), (32, 64, 8, 2)),
+    ("ampere", 256): ((16, 16, 4, 1), (16, 32, 8, 1)),
+    ("float32", 64): ((16, 16, 4, 1),),
+    ("float32", 128): ((16, 16, 8, 1),),
+    ("float32", 256): ((16, 16, 8, 1),),
+}
 
 
-def _tiles(*rows: tuple[int, int, int, int]) -> tuple[Tile, ...]:
-    return tuple(Tile({"BLOCK_M": m, "BLOCK_N": n}, warps=w, stages=s) for m, n, w, s in rows)
+def _look_up(table: dict[tuple[str, int], _Rows], dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    kind = "float32" if dtype == torch.float32 else "hopper" if architecture() >= 90 else "ampere"
+    width = 64 if head <= 64 else 128 if head <= 128 else 256
+    return tuple(Tile({"BLOCK_M": m, "BLOCK_N": n}, warps=w, stages=s) for m, n, w, s in table[kind, width])
 
 
-def forward_tiles(dtype: torch.dtype, head: int, dual: bool) -> tuple[Tile, ...]:
-    if dtype == torch.float32:
-        return _tiles((64, 32, 4, 2), (32, 32, 4, 2)) if head <= 64 else _tiles((32, 32, 4, 2), (32, 16, 4, 1))
-    if head <= 64:
-        return _tiles((128, 64, 8, 3), (128, 64, 4, 2), (64, 64, 4, 3), (64, 64, 4, 2))
-    if head <= 128:
-        return _tiles((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2))
-    return _tiles((64, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1))
+def forward_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    return _look_up(_FORWARD, dtype, head)
 
 
-def query_tiles(dtype: torch.dtype, head: int, dual: bool) -> tuple[Tile, ...]:
-    if dtype == torch.float32:
-        return _tiles((32, 32, 4, 1)) if head <= 128 else _tiles((16, 16, 4, 1))
-    if head <= 64:
-        return _tiles((64, 64, 4, 2), (128, 64, 8, 2), (64, 32, 4, 2))
-    if head <= 128:
-        return _tiles((64, 32, 4, 2), (64, 64, 8, 2), (64, 32, 8, 1))
-    return _tiles((64, 32, 8, 1), (32, 32, 4, 1), (32, 16, 4, 1))
+def query_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    return _look_up(_QUERIES, dtype, head)
 
 
-def key_tiles(dtype: torch.dtype, head: int, dual: bool) -> tuple[tuple[Tile, ...], bool]:
-    """The tiles, and whether keys and values are two launches."""
-    if dtype == torch.float32:
-        return (_tiles((32, 32, 4, 1)) if head <= 64 else _tiles((16, 32, 4, 1)) if head <= 128 else _tiles((16, 16, 4, 1))), True
-    if head <= 64:
-        return _tiles((32, 64, 4, 2), (64, 64, 8, 2), (64, 128, 8, 2)), False
-    if head <= 128:
-        return _tiles((32, 64, 4, 2), (64, 64, 8, 2), (32, 64, 8, 1)), True
-    return _tiles((32, 64, 8, 1), (32, 32, 8, 1), (16, 32, 4, 1)), True
+def key_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    """For one half, keys or values: both at once need twice the accumulators, and spill (24 products, not 21)."""
+    return _look_up(_KEYS, dtype, head)

@@ -2,7 +2,7 @@
 
 Shapes and meaning of every function are those of reference.py. All strides are honoured where the last one is 1;
 other tensors are copied. With K tangents the primal is computed K times over (6 products of tiles per tangent forward,
-21 backward, where sharing it would need 2 + 4 K and 6 + 15 K): its tiles would not fit into registers otherwise.
+24 backward, where sharing it would need 2 + 4 K and 9 + 15 K): its tiles would not fit into registers otherwise.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _forward(q, k, v, qt, kt, vt, spec, count: int):
     if k.shape[2] == 0:  # no keys: nothing is attended to
         return o.zero_(), None if ot is None else ot.zero_(), Statistics(lse.fill_(float("-inf")), mean_t)
     arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "mean_t": mean_t}
-    tiles = _SMALL if interpreted() else forward_tiles(q.dtype, max(D, E), dual)
+    tiles = _SMALL if interpreted() else forward_tiles(q.dtype, max(D, E))
     with with_device(q):
         launch(
             attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles, arguments,
@@ -130,18 +130,17 @@ def _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count: int):
     with with_device(q):
         tile = (Tile({"BLOCK_M": max(1, 8192 // arguments["BLOCK_E"])}),)
         launch(row_products, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tile, rows)
-        tiles = _SMALL if interpreted() else query_tiles(q.dtype, max(D, E), dual)
+        tiles = _SMALL if interpreted() else query_tiles(q.dtype, max(D, E))
         launch(
             attention_backward_queries, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles,
             arguments | {"gq": gq, "hq": hq}, key,
         )  # fmt: skip
-        tiles, halves = key_tiles(q.dtype, max(D, E), dual)
-        tiles = (Tile({"BLOCK_M": 16, "BLOCK_N": 32}),) if interpreted() else tiles
-        for want_k, want_v in ((True, False), (False, True)) if halves else ((True, True),):
-            outputs = {"gk": gk, "gv": gv, "hk": hk, "hv": hv, "WANT_K": want_k, "WANT_V": want_v}
+        tiles = (Tile({"BLOCK_M": 16, "BLOCK_N": 32}),) if interpreted() else key_tiles(q.dtype, max(D, E))
+        for want_k in (True, False):  # keys, then values: together they would not fit into registers
+            outputs = {"gk": gk, "gv": gv, "hk": hk, "hv": hv, "WANT_K": want_k, "WANT_V": not want_k}
             launch(
                 attention_backward_keys, lambda t: (-(-T // t.sizes["BLOCK_N"]) * B * G, count), tiles,
-                arguments | outputs, (want_k, want_v, *key),
+                arguments | outputs, (want_k, *key),
             )  # fmt: skip
     return gq, gk, gv, hq, hk, hv
 

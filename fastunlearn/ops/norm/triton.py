@@ -84,7 +84,7 @@ def dual_backward(
         launch(norm_backward, lambda _: (rows,), _tile(width), arguments)
         if not (want_w or want_b):
             return gx, hx, None, None
-        tile = Tile({"BLOCK_M": 8 if interpreted() else 16, "BLOCK_N": 32 if interpreted() else 128})
+        tile = Tile({"BLOCK_M": 8 if interpreted() else 16, "BLOCK_N": 64 if interpreted() else 128})
         share = max(16 if interpreted() else 64, -(-rows // 128))  # rows of one share; at most 128 shares
         shares = -(-rows // share)
         partial = [

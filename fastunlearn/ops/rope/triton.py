@@ -71,7 +71,7 @@ def apply(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool)
         return y
     outer, batch, heads, length, width = view.shape
     block = next_power_of_2(width)
-    tile = Tile({"BLOCK_S": 4 if interpreted() else max(1, 2048 // block), "BLOCK_D": block})
+    tile = Tile({"BLOCK_S": 32 if interpreted() else max(1, 2048 // block), "BLOCK_D": block})
     (cos, cos_b, cos_s), (sin, sin_b, sin_s) = _table(cos, x), _table(sin, x)
     arguments = {
         "x": view, "cos": cos, "sin": sin, "y": y,

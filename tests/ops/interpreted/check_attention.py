@@ -14,11 +14,11 @@ def mask(*shape, share=0.6, seed=1):
 
 
 VARIANTS = {
-    "plain": {"queries": 33, "keys": 50, "size": 24, "value_size": 16, "count": 2, "transposed": True},
-    "causal": {"causal": True, "queries": 63, "keys": 63, "size": 32},
+    "plain": {"queries": 33, "keys": 35, "size": 24, "value_size": 16, "count": 2, "transposed": True},
+    "causal": {"causal": True, "queries": 47, "keys": 47, "size": 32},
     "causal, more keys": {"causal": True, "queries": 17, "keys": 40, "size": 16},
     "causal, fewer keys": {"causal": True, "queries": 40, "keys": 17, "size": 16},
-    "window, shared heads": {"window": 20, "causal": True, "queries": 70, "keys": 70, "size": 16, "heads": 4,
+    "window, shared heads": {"window": 20, "causal": True, "queries": 50, "keys": 50, "size": 16, "heads": 4,
                              "groups": 2},
     "window without causal": {"window": 5, "queries": 40, "keys": 45, "size": 16},
     "softcap": {"softcap": 0.7, "logits": 2.0, "queries": 40, "keys": 40, "size": 16},
