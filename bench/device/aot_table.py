@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
 from bench.device.aot import compile_only  # noqa: E402
 from fastunlearn.ops.activation import KINDS  # noqa: E402
 from fastunlearn.ops.activation import triton as activation  # noqa: E402
-from fastunlearn.ops.attention import AttentionSpec, Statistics  # noqa: E402
+from fastunlearn.ops.attention import AttentionSpec  # noqa: E402
 from fastunlearn.ops.attention import triton as attention  # noqa: E402
 from fastunlearn.ops.linear import triton as linear  # noqa: E402
 from fastunlearn.ops.linear_cross_entropy import triton as cross_entropy  # noqa: E402
@@ -55,7 +55,7 @@ def attention_single(dtype: torch.dtype) -> None:
     q, k = torch.zeros(1, 4, 128, 64, dtype=dtype), torch.zeros(1, 2, 128, 64, dtype=dtype)
     how = AttentionSpec(0.125, causal=True)
     o, stats = attention.forward(q, k, k, how)
-    attention.backward(q, k, k, o, Statistics(stats.lse, None), o.unsqueeze(0), how)
+    attention.backward(q, k, k, o, stats, o.unsqueeze(0), how, 1)
 
 
 def norms(dtype: torch.dtype, center: bool) -> None:

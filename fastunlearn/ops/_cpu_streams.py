@@ -19,10 +19,10 @@ def choose(requested: str | None, value: Tensor, backends: tuple[str, ...]) -> s
     Raises as that does, and BackendUnavailableError where "cpu" was asked for with such a dtype.
     """
     if value.dtype in DTYPES:
-        return choose_backend(requested, value.device, backends)
+        return choose_backend(requested, value.device, backends, value.dtype)
     if requested == "cpu":
         raise BackendUnavailableError(f"backend='cpu': the kernels have no {value.dtype}; convert, or use 'reference'")
-    return choose_backend(requested, value.device, tuple(name for name in backends if name != "cpu"))
+    return choose_backend(requested, value.device, tuple(name for name in backends if name != "cpu"), value.dtype)
 
 
 def as_rows(value: Tensor, lead: int = 0) -> Tensor | None:

@@ -19,7 +19,7 @@ import torch
 
 from fastunlearn.errors import BackendUnavailableError, InvalidInputError
 
-__all__ = ["BACKENDS", "build_report", "choose_backend", "cpu_isa", "extension", "why_not_live"]
+__all__ = ["BACKENDS", "backend_module", "build_report", "choose_backend", "cpu_isa", "extension", "why_not_live"]
 
 #: Every backend by name: what it is, and the device type its tensors live on (None = any).
 BACKENDS: dict[str, tuple[str, str | None]] = {
@@ -44,6 +44,11 @@ def build_report() -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+
+
+def backend_module(package: str, backend: str) -> ModuleType:
+    """The file of an op that computes by ``backend``, imported when first asked for (Triton is slow to import)."""
+    return importlib.import_module(f"{package}.{backend}")
 
 
 @functools.cache

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._cpu_streams import choose
+from fastunlearn.ops._dispatch import backend_module
 from fastunlearn.ops._dual_arguments import check_float, check_same, check_tangents
 
-from . import cpu, reference
 from .reference import KINDS
 
 __all__ = ["dual_backward", "dual_forward"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def check_kind(kind: str) -> None:
@@ -36,7 +36,7 @@ def dual_forward(
     check_float(x, "x")
     check_tangents(x, "x", {"xt": (xt, x.shape)})
     chosen = choose(backend, x, BACKENDS)
-    return (cpu if chosen == "cpu" else reference).dual_forward(x, xt, kind)
+    return backend_module(__package__, chosen).dual_forward(x, xt, kind)
 
 
 def dual_backward(
@@ -58,4 +58,4 @@ def dual_backward(
     check_same(g, "g", x, "x", x.shape)
     check_tangents(x, "x", {"xt": (xt, x.shape), "h": (h, x.shape)})
     chosen = choose(backend, x, BACKENDS)
-    return (cpu if chosen == "cpu" else reference).dual_backward(x, xt, g, h, kind)
+    return backend_module(__package__, chosen).dual_backward(x, xt, g, h, kind)

@@ -43,16 +43,16 @@ def row_products(
 
 @triton.jit
 def score_adjoints(
-    s, st, dp, dpt, log, mean, d, dt, i, j, S, T, softcap, window, mask, mask_i, mask_j, slope,
+    s, st, dp, dpt, log, rest, mean, d, dt, i, j, S, T, softcap, window, mask, mask_i, mask_j, slope,
     DUAL: tl.constexpr, SCORES: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     MASK: tl.constexpr, ALIBI: tl.constexpr,
 ):  # fmt: skip
     """p, its tangent, and the adjoints of the scaled products q . k in both streams, for one tile.
 
-    s, st: products and their tangents; dp, dpt: adjoints of p; log, mean, d, dt: the queries' statistics, broadcast."""
+    s, st: products and their tangents; dp, dpt: adjoints of p; log, rest, mean, d, dt: the queries' statistics, broadcast."""
     raw, st, bend = cap_scores(s, st, softcap, SOFTCAP, SCORES)
     s = mask_scores(raw, i, j, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
-    p = tl.exp(s - tl.where(log == float("-inf"), float("inf"), log))  # a fully masked row: 0
+    p = tl.exp(s - tl.where(log == float("-inf"), float("inf"), log) - rest)  # a fully masked row: 0
     ds = p * (dp - d)
     pt = p
     dst = ds
@@ -72,7 +72,7 @@ def score_adjoints(
 
 @triton.jit
 def attention_backward_queries(
-    q, k, v, qt, kt, vt, g, h, lse, mean_t, delta, delta_t, gq, hq, mask, alibi,
+    q, k, v, qt, kt, vt, g, h, lse, lse_rest, mean_t, delta, delta_t, gq, hq, mask, alibi,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
     qt_k, qt_b, qt_h, qt_s, kt_k, kt_b, kt_h, kt_s, vt_k, vt_b, vt_h, vt_s,
     g_k, g_b, g_h, g_s, h_k, h_b, h_h, h_s, mask_b, mask_h, mask_i, mask_j,
@@ -113,6 +113,9 @@ def attention_backward_queries(
     at_t = (tangent * B * H + head) * S
     log = tl.load(lse + at + i, mask=i < S, other=float("-inf"))[:, None]
     mean, dt = log, log
+    rest = 0.0
+    if lse_rest is not None:
+        rest = tl.load(lse_rest + at + i, mask=i < S, other=0.0)[:, None]
     if DUAL:
         d = tl.load(delta + at + i, mask=i < S, other=0.0)[:, None]
         dt = tl.load(delta_t + at_t + i, mask=i < S, other=0.0)[:, None]
@@ -151,7 +154,7 @@ def attention_backward_queries(
                 dpt = tl.dot(first, tl.trans(values_t), dpt, input_precision=PRECISION)
         j = m + tl.arange(0, BLOCK_N)[None, :]
         _, _, ds, dst = score_adjoints(
-            s, st, dp, dpt, log, mean, d, dt, i[:, None], j, S, T, softcap, window, mask, mask_i, mask_j, slope,
+            s, st, dp, dpt, log, rest, mean, d, dt, i[:, None], j, S, T, softcap, window, mask, mask_i, mask_j, slope,
             DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
         )  # fmt: skip
         ds = ds.to(keys.dtype)

@@ -13,7 +13,7 @@ from ._triton_scores import load_rows, store_rows
 
 @triton.jit
 def attention_backward_keys(
-    q, k, v, qt, kt, vt, g, h, lse, mean_t, delta, delta_t, gk, gv, hk, hv, mask, alibi,
+    q, k, v, qt, kt, vt, g, h, lse, lse_rest, mean_t, delta, delta_t, gk, gv, hk, hv, mask, alibi,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
     qt_k, qt_b, qt_h, qt_s, kt_k, kt_b, kt_h, kt_s, vt_k, vt_b, vt_h, vt_s,
     g_k, g_b, g_h, g_s, h_k, h_b, h_h, h_s, mask_b, mask_h, mask_i, mask_j,
@@ -68,6 +68,9 @@ def attention_backward_keys(
             first = load_rows(g + tangent * g_k + b * g_b + n * g_h, m, g_s, S, E, BLOCK_M, BLOCK_E)
             log = tl.load(lse + at + i, mask=i < S, other=float("-inf"))[None, :]
             mean, dt = log, log
+            rest = 0.0
+            if lse_rest is not None:
+                rest = tl.load(lse_rest + at + i, mask=i < S, other=0.0)[None, :]
             s = tl.dot(keys, tl.trans(x), input_precision=PRECISION) * scale
             dp = tl.dot(values, tl.trans(first), input_precision=PRECISION)
             st, dpt = s, dp
@@ -92,7 +95,7 @@ def attention_backward_keys(
             else:
                 d = tl.load(delta + at_t + i, mask=i < S, other=0.0)[None, :]
             p, pt, ds, dst = score_adjoints(
-                s, st, dp, dpt, log, mean, d, dt, i[None, :], j, S, T, softcap, window, mask_here, mask_i, mask_j,
+                s, st, dp, dpt, log, rest, mean, d, dt, i[None, :], j, S, T, softcap, window, mask_here, mask_i, mask_j,
                 slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
             )  # fmt: skip
             if WANT_V:

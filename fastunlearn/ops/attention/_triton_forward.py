@@ -16,7 +16,7 @@ from ._triton_scores import cap_scores, load_rows, mask_scores, store_rows
 
 @triton.jit
 def attention_forward(
-    q, k, v, qt, kt, vt, o, ot, lse, mean_t, mask, alibi,
+    q, k, v, qt, kt, vt, o, ot, lse, lse_rest, mean_t, mask, alibi,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
     qt_k, qt_b, qt_h, qt_s, kt_k, kt_b, kt_h, kt_s, vt_k, vt_b, vt_h, vt_s,
     mask_b, mask_h, mask_i, mask_j,
@@ -109,8 +109,11 @@ def attention_forward(
     at = head.to(tl.int64) * S
     if tangent == 0:
         store_rows(o + at * E, start, E, S, sum_o, E, BLOCK_M, BLOCK_E)
-        log = tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
-        tl.store(lse + at + row, log, mask=row < S)
+        # lse and what rounding takes from it: a row whose scores are all huge has p only in the rest.
+        log = tl.log(tl.where(total > 0, total, 1.0))
+        whole = tl.where(total > 0, top + log, float("-inf"))
+        tl.store(lse + at + row, whole, mask=row < S)
+        tl.store(lse_rest + at + row, tl.where(total > 0, log - (whole - top), 0.0), mask=row < S)
     if DUAL:
         sum_t = sum_t * share[:, None] - (mean - centre)[:, None] * sum_o
         at += tangent * B * H * S

@@ -81,20 +81,21 @@ def _forward(q, k, v, qt, kt, vt, spec, count: int):
     (B, H, S, D), E = q.shape, v.shape[3]
     o = q.new_empty(B, H, S, E)
     ot = q.new_empty(count, B, H, S, E) if dual else None
-    lse = q.new_empty(B, H, S, dtype=torch.float32)
+    lse, rest = (q.new_empty(B, H, S, dtype=torch.float32) for _ in range(2))
     mean_t = q.new_zeros(count, B, H, S, dtype=torch.float32) if dual else None
     if o.numel() == 0:
-        return o, ot, Statistics(lse, mean_t)
+        return o, ot, Statistics(lse, mean_t, rest)
     if k.shape[2] == 0:  # no keys: nothing is attended to
-        return o.zero_(), None if ot is None else ot.zero_(), Statistics(lse.fill_(float("-inf")), mean_t)
-    arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "mean_t": mean_t}
+        return o.zero_(), None if ot is None else ot.zero_(), Statistics(lse.fill_(float("-inf")), mean_t, rest.zero_())
+    arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "lse_rest": rest,
+                                                          "mean_t": mean_t}  # fmt: skip
     tiles = _SMALL if interpreted() else forward_tiles(q.dtype, max(D, E))
     with with_device(q):
         launch(
             attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles, arguments,
             (dual, *_key(arguments)),
         )  # fmt: skip
-    return o, ot, Statistics(lse, mean_t)
+    return o, ot, Statistics(lse, mean_t, rest)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec) -> tuple[Tensor, Statistics]:
@@ -107,7 +108,7 @@ def dual_forward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor 
     return _forward(q, k, v, qt, kt, vt, spec, count)
 
 
-def _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count: int):
+def _backward(q, k, v, qt, kt, vt, o, ot, stats: Statistics, g, h, spec, count: int):
     """Both streams where ``h`` is given; else one stream, the ordinary backward of ``g`` (K,B,H,S,E)."""
     q, k, v, qt, kt, vt, o, ot, g, h = (_rows(t) for t in (q, k, v, qt, kt, vt, o, ot, g, h))
     dual = h is not None
@@ -121,7 +122,9 @@ def _backward(q, k, v, qt, kt, vt, o, ot, lse, mean_t, g, h, spec, count: int):
     sides = {**_strides("g", g, 4), **_strides("h", h, 4)}
     both = {"g": g, "h": h, "delta": statistics, "delta_t": statistics_t}
     arguments = _arguments(q, k, v, qt, kt, vt, spec) | sides | both
-    arguments |= {"lse": lse, "mean_t": mean_t, "DUAL": dual}
+    rest = None if stats.lse_rest is None else stats.lse_rest.contiguous()
+    mean_t = stats.mean_t.contiguous() if dual else None
+    arguments |= {"lse": stats.lse.contiguous(), "lse_rest": rest, "mean_t": mean_t, "DUAL": dual}
     rows = {
         "o": o, "ot": ot, **_strides("o", o, 3), **_strides("ot", ot, 4), **sides, **both, "B": B, "H": H, "S": S,
         "E": E, "DUAL": dual, "HAS_OT": ot is not None, "BLOCK_E": arguments["BLOCK_E"],
@@ -149,9 +152,9 @@ def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor
                   o: Tensor, ot: Tensor, stats: Statistics, g: Tensor, h: Tensor | None, spec: AttentionSpec,
                   count: int) -> tuple[Tensor, ...]:  # fmt: skip
     h = g.new_zeros(count, *g.shape) if h is None else h
-    return _backward(q, k, v, qt, kt, vt, o, ot, stats.lse, stats.mean_t, g, h, spec, count)
+    return _backward(q, k, v, qt, kt, vt, o, ot, stats, g, h, spec, count)
 
 
 def backward(q: Tensor, k: Tensor, v: Tensor, o: Tensor, stats: Statistics, h: Tensor,
-             spec: AttentionSpec) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _backward(q, k, v, None, None, None, o, None, stats.lse, None, h, None, spec, h.shape[0])[3:]
+             spec: AttentionSpec, count: int) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _backward(q, k, v, None, None, None, o, None, stats, h, None, spec, count)[3:]

@@ -5,15 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastunlearn.ops._cpu_streams import choose
+from fastunlearn.ops._dispatch import backend_module
 from fastunlearn.ops._dual_arguments import check_float, check_same, check_tangents
 from fastunlearn.ops.activation import KINDS as KINDS
 from fastunlearn.ops.activation import check_kind
 
-from . import cpu, reference
-
 __all__ = ["dual_backward", "dual_forward"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def dual_forward(
@@ -34,7 +33,7 @@ def dual_forward(
     _check(gate, up, kind)
     check_tangents(gate, "gate", {"gate_t": (gate_t, gate.shape), "up_t": (up_t, gate.shape)})
     chosen = choose(backend, gate, BACKENDS)
-    return (cpu if chosen == "cpu" else reference).dual_forward(gate, up, gate_t, up_t, kind)
+    return backend_module(__package__, chosen).dual_forward(gate, up, gate_t, up_t, kind)
 
 
 def dual_backward(
@@ -59,7 +58,7 @@ def dual_backward(
     shape = gate.shape
     check_tangents(gate, "gate", {"gate_t": (gate_t, shape), "up_t": (up_t, shape), "h": (h, shape)})
     chosen = choose(backend, gate, BACKENDS)
-    return (cpu if chosen == "cpu" else reference).dual_backward(gate, up, gate_t, up_t, g, h, kind)
+    return backend_module(__package__, chosen).dual_backward(gate, up, gate_t, up_t, g, h, kind)
 
 
 def _check(gate: Tensor, up: Tensor, kind: str) -> None:

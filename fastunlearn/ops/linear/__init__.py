@@ -14,19 +14,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._dispatch import backend_module, choose_backend
 
-from . import cpu, reference
+from . import cpu
 from ._arguments import check, check_matrix, check_out, check_streams
 
 __all__ = ["bias_product", "dual_backward", "dual_forward", "weight_product"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def _choose(backend: str | None, like: Tensor) -> str:
     """The backend. float16 has no CPU kernel: it is computed by the reference, and "cpu" asked for by name raises."""
-    return choose_backend(backend, like.device, BACKENDS if like.dtype in cpu.DTYPES else ("reference",))
+    offered = BACKENDS if like.dtype in cpu.DTYPES else tuple(name for name in BACKENDS if name != "cpu")
+    return choose_backend(backend, like.device, offered, like.dtype)
 
 
 def dual_forward(
@@ -51,9 +52,9 @@ def dual_forward(
     weight_t = check("weight_t", weight_t, (None, height, width), x)
     bias, bias_t = check("bias", bias, (height,), x), check("bias_t", bias_t, (None, height), x)
     streams = check_streams(xt=xt, weight_t=weight_t, bias_t=bias_t)
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.dual_forward(x, xt, weight, weight_t, bias, bias_t, streams)
-    return reference.dual_forward(x, xt, weight, weight_t, bias, bias_t)
+    return backend_module(__package__, chosen).dual_forward(x, xt, weight, weight_t, bias, bias_t)
 
 
 def dual_backward(
@@ -71,9 +72,9 @@ def dual_backward(
     if g is None and h is None:
         raise InvalidInputError("g and h are both None: give at least one")
     streams = check_streams(weight_t=weight_t, h=h)
-    if _choose(backend, weight) == "cpu":
+    if (chosen := _choose(backend, weight)) == "cpu":
         return cpu.dual_backward(weight, weight_t, g, h, streams)
-    return reference.dual_backward(weight, weight_t, g, h)
+    return backend_module(__package__, chosen).dual_backward(weight, weight_t, g, h)
 
 
 def weight_product(
@@ -96,15 +97,15 @@ def weight_product(
         return out
     height = g.shape[1] if h is None else h.shape[2]
     check_out("out", out, (streams, height, width), x)
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.weight_product(x, xt, g, h, out)
-    return reference.weight_product(x, xt, g, h, out)
+    return backend_module(__package__, chosen).weight_product(x, xt, g, h, out)
 
 
 def bias_product(h: Tensor, out: Tensor, *, backend: str | None = None) -> Tensor:
     """``out += sum over the rows of h`` in place, and returns out: h (K, N, out), out (K, out) float32 (float64)."""
     check("h", h, (None, None, None), h)
     check_out("out", out, (h.shape[0], h.shape[2]), h)
-    if _choose(backend, h) == "cpu":
+    if (chosen := _choose(backend, h)) == "cpu":
         return cpu.bias_product(h.detach(), out)
-    return reference.bias_product(h.detach(), out)
+    return backend_module(__package__, chosen).bias_product(h.detach(), out)

@@ -17,19 +17,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._dispatch import backend_module, choose_backend
 
-from . import cpu, reference
+from . import cpu
 from ._arguments import check_call, check_sums, need_tangents
 
 __all__ = ["backward", "dual_forward", "forward", "ggn_product", "hessian_product"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def _choose(backend: str | None, like: Tensor) -> str:
     """The backend. float16 has no CPU kernel: it is computed by the reference, and "cpu" asked for by name raises."""
-    return choose_backend(backend, like.device, BACKENDS if like.dtype in cpu.DTYPES else ("reference",))
+    offered = BACKENDS if like.dtype in cpu.DTYPES else tuple(name for name in BACKENDS if name != "cpu")
+    return choose_backend(backend, like.device, offered, like.dtype)
 
 
 def forward(
@@ -38,9 +39,9 @@ def forward(
 ) -> Tensor:  # fmt: skip
     """The negative log-likelihood of every token, (N,)."""
     x, _, head, labels, _ = check_call(x, None, weight, None, labels, bias, None, softcap, logit_scale)
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.forward(x, head, labels)
-    return reference.forward(x, head, labels)
+    return backend_module(__package__, chosen).forward(x, head, labels)
 
 
 def dual_forward(
@@ -50,9 +51,9 @@ def dual_forward(
     """nll (N,) and its directional derivative nll_t (K, N), token by token."""
     x, xt, head, labels, streams = check_call(x, xt, weight, weight_t, labels, bias, bias_t, softcap, logit_scale)
     need_tangents(streams)
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.dual_forward(x, xt, head, labels, streams)
-    return reference.dual_forward(x, xt, head, labels)
+    return backend_module(__package__, chosen).dual_forward(x, xt, head, labels)
 
 
 def backward(
@@ -65,9 +66,9 @@ def backward(
         x, None, weight, None, labels, bias, None, softcap, logit_scale, token_weights
     )  # fmt: skip
     check_sums(weight_out, bias_out, head, ())
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.backward(x, head, labels, token_weights, need_x, weight_out, bias_out)
-    return reference.backward(x, head, labels, token_weights, need_x, weight_out, bias_out)
+    return backend_module(__package__, chosen).backward(x, head, labels, token_weights, need_x, weight_out, bias_out)
 
 
 def hessian_product(
@@ -87,9 +88,10 @@ def hessian_product(
     )
     need_tangents(streams)
     check_sums(weight_out, bias_out, head, (streams,))
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.hessian_product(x, xt, head, labels, token_weights, streams, need_x, weight_out, bias_out)
-    return reference.hessian_product(x, xt, head, labels, token_weights, need_x, weight_out, bias_out)
+    module = backend_module(__package__, chosen)
+    return module.hessian_product(x, xt, head, labels, token_weights, need_x, weight_out, bias_out)
 
 
 def ggn_product(
@@ -108,6 +110,7 @@ def ggn_product(
     )
     need_tangents(streams)
     check_sums(weight_out, bias_out, head, (streams,))
-    if _choose(backend, x) == "cpu":
+    if (chosen := _choose(backend, x)) == "cpu":
         return cpu.ggn_product(x, xt, head, labels, token_weights, streams, need_x, weight_out, bias_out)
-    return reference.ggn_product(x, xt, head, labels, token_weights, need_x, weight_out, bias_out)
+    module = backend_module(__package__, chosen)
+    return module.ggn_product(x, xt, head, labels, token_weights, need_x, weight_out, bias_out)

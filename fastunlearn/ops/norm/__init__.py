@@ -15,13 +15,12 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._cpu_streams import choose
+from fastunlearn.ops._dispatch import backend_module
 from fastunlearn.ops._dual_arguments import check_float, check_same, check_tangents
-
-from . import cpu, reference
 
 __all__ = ["layer_norm_dual_backward", "layer_norm_dual_forward", "rms_norm_dual_backward", "rms_norm_dual_forward"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def rms_norm_dual_forward(
@@ -110,7 +109,7 @@ def layer_norm_dual_backward(
 
 
 def _backend(requested: str | None, x: Tensor) -> ModuleType:
-    return {"cpu": cpu, "reference": reference}[choose(requested, x, BACKENDS)]
+    return backend_module(__package__, choose(requested, x, BACKENDS))
 
 
 def _check(x: Tensor, weight: Tensor | None, g: Tensor | None, tangents: dict, eps: float) -> None:

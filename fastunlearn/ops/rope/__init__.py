@@ -6,13 +6,12 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._cpu_streams import choose
+from fastunlearn.ops._dispatch import backend_module
 from fastunlearn.ops._dual_arguments import check_float
-
-from . import cpu, reference
 
 __all__ = ["apply"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 
 
 def apply(
@@ -53,4 +52,4 @@ def apply(
     if cos.device != x.device or sin.device != x.device:
         raise InvalidInputError(f"cos is on {cos.device}, sin on {sin.device}, x on {x.device}: move them together")
     chosen = choose(backend, x, BACKENDS)
-    return (cpu if chosen == "cpu" else reference).apply(x, cos, sin, interleaved, inverse)
+    return backend_module(__package__, chosen).apply(x, cos, sin, interleaved, inverse)

@@ -18,7 +18,8 @@ CASES = {
     "one": {"rows": 1, "width": 5, "vocabulary": 7, "masked": 0.0},
     "odd": {"rows": 17, "width": 33, "vocabulary": 63, "streams": 2},
     "bias": {"rows": 9, "width": 16, "vocabulary": 64, "bias": True},
-    "capped": {"rows": 9, "width": 17, "vocabulary": 127, "bias": True, "softcap": 1.5, "logit_scale": 0.7, "streams": 2},
+    "capped": {"rows": 9, "width": 17, "vocabulary": 127, "bias": True, "softcap": 1.5, "logit_scale": 0.7,
+               "streams": 2},
     "sharp": {"rows": 9, "width": 16, "vocabulary": 40, "spread": 30.0},
 }  # fmt: skip
 PRODUCTS = {"hessian": ("hessian_product", 4), "ggn": ("ggn_product", 3)}
