@@ -49,7 +49,7 @@ def score_adjoints(
 ):  # fmt: skip
     """p, its tangent, and the adjoints of the scaled products q . k in both streams, for one tile.
 
-    s, st: products and their tangents; dp, dpt: adjoints of p; log, rest, mean, d, dt: the queries' statistics, broadcast."""
+    s, st: products and their tangents; dp, dpt: adjoints of p; log to dt: the queries' statistics, broadcast."""
     raw, st, bend = cap_scores(s, st, softcap, SOFTCAP, SCORES)
     s = mask_scores(raw, i, j, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
     p = tl.exp(s - tl.where(log == float("-inf"), float("inf"), log) - rest)  # a fully masked row: 0

@@ -89,7 +89,7 @@ def loss_rows(
             )
             p = tl.exp(z - peak) / norm
             residual = weight * (p - tl.where(column == label, 1.0, 0.0))
-            if WANT_G:
+            if WANT_G:  # noqa: SIM102 (the first is decided when compiled, the second when run)
                 if k == 0:
                     tl.store(g + row * g_n + column, (residual * slope).to(g.dtype.element_ty), mask=inside)
             if WANT_H:

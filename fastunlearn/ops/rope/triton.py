@@ -13,8 +13,6 @@ from torch import Tensor
 
 from fastunlearn.ops._triton import Tile, interpreted, launch, next_power_of_2, with_device
 
-from .reference import align
-
 __all__ = ["apply"]
 
 
@@ -57,14 +55,11 @@ def _table(value: Tensor, x: Tensor) -> tuple[Tensor, int, int]:
 
 
 def apply(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool) -> Tensor:
-    # Axes (A, B, H, S, D): with tables per batch, B is the axis that they meet (align() says which).
+    # Axes (A, B, H, S, D): with tables per batch, B is the axis that they meet.
     heads = x.shape[-3] if x.dim() > 3 else 1
     batch = (x.shape[-4] if x.dim() > 3 else x.shape[0]) if cos.dim() == 3 else 1
-    assert align(cos, x).dim() in (2, 3, 4)
-    if cos.dim() == 2:  # the same table everywhere: all leading axes are one
-        view = x.reshape(1, 1, -1, *x.shape[-2:])
-    else:
-        view = x.reshape(-1, batch, heads, *x.shape[-2:])
+    # One table everywhere: all leading axes are one.
+    view = x.reshape(*((1, 1, -1) if cos.dim() == 2 else (-1, batch, heads)), *x.shape[-2:])
     view = view if view.stride(-1) == 1 else view.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel() == 0:

@@ -118,3 +118,13 @@ def test_negative_control(monkeypatch):
     monkeypatch.setattr(kernels, "launch", broken)
     with pytest.raises(AssertionError):
         check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+def test_masked_by_the_least_number():
+    """A row whose keys all carry the least float32 attends to all alike, as softmax does."""
+    added = torch.zeros(20, 20, dtype=torch.float64)
+    added[7] = torch.finfo(torch.float32).min
+    case, wide = both(queries=20, keys=20, size=16, mask=added)
+    got, truth = run_dual(case, "triton"), run_dual(wide, "reference")
+    names = [name for name in got if name not in ("lse", "mean_t")]
+    check({name: got[name] for name in names}, truth)
