@@ -27,11 +27,12 @@ Loss = Callable[[nn.Module, Mapping], Tensor]
 
 
 class Part(NamedTuple):
-    """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences."""
+    """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences. ``place``: its number."""
 
     batch: dict
     weight: float
     samples: int
+    place: int
 
 
 def _tensor(value: object) -> object:
@@ -104,9 +105,9 @@ class Batches:
         if samples is None:
             raise InvalidInputError(f"batches[{i}] holds no tensor; it has {', '.join(map(repr, moved)) or 'nothing'}")
         if self._loss is None:
-            return Part(moved, float(target_tokens(moved, f"batches[{i}]")), samples)
+            return Part(moved, float(target_tokens(moved, f"batches[{i}]")), samples, i)
         weight = 1.0 if self.reduction == "sum" else float(samples)
-        return Part(moved, weight if self._weight is None else float(self._weight(moved)), samples)
+        return Part(moved, weight if self._weight is None else float(self._weight(moved)), samples, i)
 
     def total(self, weights: float, samples: int) -> float:
         """W: what the weighted sum is divided by. Raises InvalidInputError where there is nothing to average."""

@@ -25,6 +25,7 @@ from .parameters import Choice
 __all__ = ["Fisher"]
 
 KINDS = ("empirical", "sampled")
+_STRIDE = 1_000_003  # more than there are batches, so that no two seeds share the draws of any
 _TOKENS_AT_ONCE = 256  # rows of probabilities in float64 that exist at the same time
 
 
@@ -59,26 +60,21 @@ class Fisher(CurvatureOperator):
             reduction=reduction, vectors_at_once=vectors_at_once, allow_unused=allow_unused,
         )  # fmt: skip
         self.kind, self.seed = kind, seed
-        self._drawn: list[tuple[Tensor, Tensor]] = []  # per batch with targets: its labels, and those drawn
-        self._next = 0
-
-    def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
-        self._next = 0
-        return super().matmat(vectors)
+        self._drawn: dict[int, tuple[Tensor, Tensor]] = {}  # by the batch's place: its labels, and those drawn
 
     def accumulate(self, part: Part, tangents: dict[str, Tensor], out: dict[str, Tensor]) -> Any:
-        batch = part.batch if self.kind == "empirical" else {**part.batch, "labels": self._labels(part.batch)}
+        batch = part.batch if self.kind == "empirical" else {**part.batch, "labels": self._labels(part)}
         _, nll_t, _ = self.walk.engine.token_jvp(batch, tangents)
         coefficients = nll_t.to(self.dtype).sum(-1, keepdim=True)  # (k, samples, 1): G v
         return self.walk.engine.weighted_gradient(batch, coefficients, out)
 
-    def _labels(self, batch: dict) -> Tensor:
-        """The drawn labels of the next batch."""
-        place, self._next = self._next, self._next + 1
-        if place == len(self._drawn):
-            self._drawn.append((batch["labels"], draw_labels(self.walk.model, batch, self.seed + place)))
-        given, drawn = self._drawn[place]
-        if given.shape != batch["labels"].shape or not torch.equal(given, batch["labels"]):
+    def _labels(self, part: Part) -> Tensor:
+        """The drawn labels of a batch."""
+        labels = part.batch["labels"]
+        if part.place not in self._drawn:
+            self._drawn[part.place] = labels, draw_labels(self.walk.model, part.batch, self.seed * _STRIDE + part.place)
+        given, drawn = self._drawn[part.place]
+        if not torch.equal(given, labels):
             raise InvalidInputError(
                 "batches come in another order than when the labels were drawn: a sampled Fisher needs a fixed order, "
                 "so build the DataLoader with shuffle=False"

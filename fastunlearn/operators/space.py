@@ -115,7 +115,7 @@ class Space:
     def write(self, vectors: Mapping[str, Tensor], form: Form) -> Vector:
         """k vectors (k, *shape) in the form in which a vector came."""
         if form.kind == "flat":
-            flat = torch.cat([vectors[n].flatten(1) for n in self.shapes], 1)
+            flat = torch.cat([vectors[n].reshape(vectors[n].shape[0], -1) for n in self.shapes], 1)
             return flat[0] if form.single else flat.T
         parts = {n: vectors[n][0] if form.single else vectors[n].movedim(0, -1) for n in self.shapes}
         return parts if form.kind == "dict" else (list if form.kind == "list" else tuple)(parts.values())

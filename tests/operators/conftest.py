@@ -16,7 +16,7 @@ from tests.oracles.double_backward import DoubleBackward
 VOCABULARY = 11
 
 
-@pytest.fixture(params=["oracle"])
+@pytest.fixture(params=["dual", "oracle"])
 def engine(request, monkeypatch):
     """Which engine the operators use."""
     if request.param == "oracle":
@@ -39,7 +39,7 @@ def tiny():
 
 
 def make_batches():
-    """Three batches of 3, 1 and 2 sequences with 11, 4 and 6 target tokens."""
+    """Three batches of 3, 1 and 2 sequences with 9, 4 and 6 target tokens."""
     batches = [make_batch(samples=3, tokens=6, padded=True), make_batch(samples=1, tokens=5, seed=1),
                make_batch(samples=2, tokens=4, seed=2)]  # fmt: skip
     for batch in batches:
