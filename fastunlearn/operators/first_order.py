@@ -67,8 +67,7 @@ def jvp(
     sum_t = torch.zeros(next(iter(vectors.values())).shape[0], dtype=torch.float64, device=walk.space.device)
 
     def step(part):
-        _, loss_t = walk.engine.jvp(part.batch, tangents)
-        sum_t.add_(loss_t.double(), alpha=part.weight)
+        sum_t.add_(walk.engine.jvp(part.batch, tangents).loss_t.double(), alpha=part.weight)
 
     total = walk.average(step)
     answer = (sum_t / total).to(walk.space.dtype)

@@ -86,12 +86,12 @@ class DoubleBackward:
             self._add(out, 0, weight, gradients)
         return Result(loss.detach(), None, self._unused(gradients))
 
-    def jvp(self, batch, tangents) -> tuple[Tensor, Tensor]:
+    def jvp(self, batch, tangents) -> Result:
         with Exact():
             loss = self.scalar(batch)
             gradients = self._grad(loss)
             k = len(next(iter(tangents.values())))
-            return loss.detach(), torch.stack([self._dot(gradients, tangents, i) for i in range(k)])
+            return Result(loss.detach(), torch.stack([self._dot(gradients, tangents, i) for i in range(k)]))
 
     def hessian(self, batch, tangents, out, weight=1.0) -> Result:
         with Exact():
