@@ -16,6 +16,7 @@ from fastunlearn.errors import InvalidInputError
 from .architecture import output_weights
 from .blocks import BlockPolicy, block_forward, repeated_blocks
 from .checks import check_batch, check_dropout, check_model, check_vectors, memory_budget
+from .functions import followed_functions
 from .mode import DualMode, as_loss
 from .modules import ModuleRules
 from .patches import replaced_forwards
@@ -27,10 +28,12 @@ __all__ = ["DualPass", "Result"]
 
 @dataclass(frozen=True)
 class Result:
-    """``loss``: a float64 scalar tensor. ``loss_t`` (K,): its derivative along each tangent; None without tangents."""
+    """``loss``: a float64 scalar tensor. ``loss_t`` (K,): its derivative along each tangent; None without tangents.
+    ``unused``: names of chosen parameters that the model did not use."""
 
     loss: Tensor
     loss_t: Tensor | None
+    unused: frozenset[str] = frozenset()
 
 
 class DualPass:
@@ -91,21 +94,25 @@ class DualPass:
         rows = _rows(batch)
         return nll.view(rows, -1), nll_t.view(nll_t.shape[0], rows, -1), labels.view(rows, -1)
 
-    def weighted_gradient(self, batch: Any, token_weights: Tensor, out: Mapping[str, Tensor]) -> Tensor:
-        """``out[name] += gradient of sum_n c_n nll_n``; ``token_weights`` c is (B, S') as :meth:`token_jvp` counts.
+    def weighted_gradient(self, batch: Any, token_weights: Tensor, out: Mapping[str, Tensor]) -> Result:
+        """``out[name] += gradient of sum_n c_n nll_n`` for each of the K vectors of weights c.
 
-        ``out`` has a leading axis of 1. Returns the losses (B, S').
+        ``token_weights`` broadcasts to (K, B, S'), K the leading axis of ``out``, B and S' as :meth:`token_jvp` counts:
+        (K, B, 1) weighs sequences. Positions without a target count for nothing. The result's loss is the plain sum.
         """
-        check_vectors(self.parameters, None, out)
+        count = check_vectors(self.parameters, None, out)
         mode = self._mode(None, out)
         with self._prepared(mode):
             self._forward(mode, batch)
             losses, labels = _only_tokens(mode)
-            if token_weights.numel() != labels.numel():
+            rows = _rows(batch)
+            wanted = (count, rows, labels.numel() // rows)
+            try:
+                h = token_weights.expand(wanted).reshape(count, -1)
+            except RuntimeError as error:
                 raise InvalidInputError(
-                    f"token_weights: expected {labels.numel()} (see token_jvp), got {token_weights.numel()}"
-                )
-            h = token_weights.reshape(1, -1)
+                    f"token_weights: shape {tuple(token_weights.shape)} does not broadcast to {wanted} (see token_jvp)"
+                ) from error
             with torch.no_grad():
                 if isinstance(losses, Head):
                     nll = losses.one_stream(h)
@@ -113,7 +120,7 @@ class DualPass:
                     nll = losses.primal
                     losses.slot.add(None, h.to(nll.dtype))
             self._sweep(mode)
-        return nll.view(_rows(batch), -1)
+        return Result(nll.double().sum(), None, mode.unused())
 
     def _reverse(self, batch, tangents, out, weight, one_stream: bool) -> Result:
         count = check_vectors(self.parameters, tangents, out)
@@ -140,7 +147,7 @@ class DualPass:
                     tangent = value.new_zeros(count) if tangent is None else tangent.double().reshape(count)
             del loss
             self._sweep(mode)
-        return Result(value, tangent)
+        return Result(value, tangent, mode.unused())
 
     @contextmanager
     def _prepared(self, mode: DualMode) -> Iterator[None]:
@@ -149,7 +156,7 @@ class DualPass:
         replacements = [
             (block, lambda own, i=i: block_forward(mode, own, i, policy)) for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
-        with _without_cache(self.model), replaced_forwards(replacements):
+        with _without_cache(self.model), replaced_forwards(replacements), followed_functions(mode):
             yield
 
     def _forward(self, mode: DualMode, batch: Any) -> Dual:

@@ -42,6 +42,7 @@ class DualMode(TorchFunctionMode):
         super().__init__()
         self.one_stream = one_stream
         self.has_tangents = tangents is not None
+        self.wide = all(p.dtype == torch.float64 for p in parameters.values())
         self._heads = heads
         self._sizes: dict[int, int] | None = None
         self.tape: Tape | None = None if out is None else Tape()
@@ -53,6 +54,10 @@ class DualMode(TorchFunctionMode):
             tangent = None if tangents is None else tangents[name].to(parameter.dtype)
             self._parameters[id(parameter)] = (name, Dual(parameter.detach(), tangent, slot))
         self.shadows: dict[int, Shadow] = {}  # values of objects that were written to in place
+
+    def unused(self) -> frozenset[str]:
+        """Names of the chosen parameters that no function has seen yet."""
+        return frozenset(name for name, _ in self._parameters.values()) - self.touched
 
     def new_slot(self) -> Slot:
         """A slot for a new result."""

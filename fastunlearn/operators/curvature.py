@@ -51,10 +51,11 @@ class Walk:
         reduction: str,
         batch_weight: Callable[[Mapping], float] | None,
         allow_unused: bool,
+        memory: str | int = "auto",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
-        self.model, self.loss, self.allow_unused = model, loss, allow_unused
+        self.model, self.loss, self.allow_unused, self.memory = model, loss, allow_unused, memory
         self.parameters = choose_parameters(model, params)
         self.space = Space(self.parameters)
         self.batches = Batches(batches, self.space.device, loss=loss, reduction=reduction, weight=batch_weight)
@@ -65,7 +66,7 @@ class Walk:
     def engine(self) -> DualPass:
         """The dual pass over the model, made when it is first needed."""
         if self._engine is None:
-            self._engine = make_engine(self.model, self.parameters, self.loss)
+            self._engine = make_engine(self.model, self.parameters, self.loss, self.memory)
         return self._engine
 
     def tangents(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -95,11 +96,11 @@ class Walk:
         return total
 
 
-def make_engine(model: nn.Module, parameters: dict[str, nn.Parameter], loss: Any) -> DualPass:
+def make_engine(model: nn.Module, parameters: dict[str, nn.Parameter], loss: Any, memory: str | int) -> DualPass:
     """The dual pass that does the work. In one place, so that tests can put a slow oracle there."""
     from fastunlearn.dual import DualPass
 
-    return DualPass(model, parameters, loss)
+    return DualPass(model, parameters, loss, memory)
 
 
 class CurvatureOperator(LinearOperator):
@@ -112,7 +113,8 @@ class CurvatureOperator(LinearOperator):
     ``reduction``: "mean", "samples" (per sequence) or "sum". ``batch_weight(batch)``: how much the user's loss of a
     batch stands for in the mean (default: its number of samples).
     ``vectors_at_once``: a matrix of more columns is done in several passes. ``allow_unused``: a parameter that takes
-    no part in the loss gives zeros instead of an error.
+    no part in the loss gives zeros instead of an error. ``memory``: bytes that activations may take; "store" for any
+    number, "recompute" for those of one block, "auto" (768 MiB); blocks that do not fit are computed once more.
 
     Sums are in float32, in float64 for float64 models, whatever the dtype of the weights; vectors are rounded to that
     of the weights. On the CPU the same call gives the same bits whatever the number of threads, as far as PyTorch's own
@@ -130,8 +132,9 @@ class CurvatureOperator(LinearOperator):
         batch_weight: Callable[[Mapping], float] | None = None,
         vectors_at_once: int = 16,
         allow_unused: bool = False,
+        memory: str | int = "auto",
     ) -> None:
-        self.walk = Walk(model, batches, loss, params, reduction, batch_weight, allow_unused)
+        self.walk = Walk(model, batches, loss, params, reduction, batch_weight, allow_unused, memory)
         if vectors_at_once < 1:
             raise InvalidInputError(f"vectors_at_once={vectors_at_once}: it must be at least 1")
         self.vectors_at_once = vectors_at_once

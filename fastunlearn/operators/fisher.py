@@ -52,12 +52,13 @@ class Fisher(CurvatureOperator):
         reduction: str = "samples",
         vectors_at_once: int = 16,
         allow_unused: bool = False,
+        memory: str | int = "auto",
     ) -> None:
         if kind not in KINDS:
             raise InvalidInputError(f"kind={kind!r}: use one of {', '.join(KINDS)}")
         super().__init__(
             model, batches, None, params,
-            reduction=reduction, vectors_at_once=vectors_at_once, allow_unused=allow_unused,
+            reduction=reduction, vectors_at_once=vectors_at_once, allow_unused=allow_unused, memory=memory,
         )  # fmt: skip
         self.kind, self.seed = kind, seed
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}  # by the batch's place: its labels, and those drawn

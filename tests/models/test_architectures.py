@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -19,18 +21,12 @@ def draw(size, k, seed=3):
     return torch.randn(size, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def truth(model, batch, kind, v):
+def truth(model, batch, kind, v, params=None):
     """The product with the columns of v, by the oracle, on float64 copies of the model's own weights."""
-    wide = build_wide(model)
-    oracle = {"hessian": fu.Hessian, "ggn": fu.GGN, "fisher": fu.Fisher}[kind](wide, [batch])
-    oracle.walk._engine = DoubleBackward(wide, oracle.walk.parameters)
-    return oracle @ v
-
-
-def build_wide(model):
-    import copy
-
-    return copy.deepcopy(model).double()
+    wide = copy.deepcopy(model).double()
+    operator = {"hessian": fu.Hessian, "ggn": fu.GGN, "fisher": fu.Fisher}[kind](wide, [batch], params=params)
+    operator.walk._engine = DoubleBackward(wide, operator.walk.parameters)
+    return operator @ v
 
 
 def error(found, expected):
@@ -68,12 +64,23 @@ def test_ggn_and_fisher(name, kind, dtype):
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - EAGER_ONLY - set(HAND_WRITTEN)))
-def test_eager_attention_gives_the_same(name):
+def test_eager_attention(name):
     """The model's own attention, written out in small operations, instead of SDPA."""
-    batch = make_batch(padded=True)
-    eager, fused = build(name, attention="eager"), build(name)
-    v = draw(sum(p.numel() for p in eager.parameters()), 1)[:, 0]
-    assert error(fu.Hessian(eager, [batch]) @ v, fu.Hessian(fused, [batch]) @ v) <= 1e-10
+    model, batch = build(name, attention="eager"), make_batch(padded=True)
+    v = draw(sum(p.numel() for p in model.parameters()), 1)
+    assert error(fu.Hessian(model, [batch]) @ v, truth(model, batch, "hessian", v)) <= 1e-10
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "bloom", "falcon", "gemma3", "phi3", "mixtral", "deepseek_v3", "mamba", "invented"]
+)
+def test_recomputation_by_block(name):
+    """Blocks run again in the reverse sweep instead of being kept."""
+    model, batch = build(name), make_batch(padded=True)
+    v = draw(sum(p.numel() for p in model.parameters()), 2)
+    kept = fu.Hessian(model, [batch], memory="store") @ v
+    assert error(fu.Hessian(model, [batch], memory="recompute") @ v, kept) <= 1e-12
+    assert error(kept, truth(model, batch, "hessian", v)) <= 1e-10
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bloom"])
@@ -88,16 +95,14 @@ def test_left_padding(name):
 @pytest.mark.parametrize("name", ["gpt2", "llama_tied", "gemma3", "mixtral", "invented"])
 @pytest.mark.parametrize("patterns", [["*1.*"], ["*norm*", "*ln*", "*bias*", "*scale*"]], ids=["last layer", "small"])
 def test_some_parameters(name, patterns):
-    """A choice of parameters gives the block of the whole Hessian."""
+    """The Hessian of a choice of parameters; what lies below them is a constant. (Gemma 3 rounds the frozen weights of
+    its norms to float32: the oracle follows it there, the rule for norms does not.)"""
     model, batch = build(name), make_batch(padded=True)
     known = [p for p in patterns if any(p.strip("*") in n for n, _ in model.named_parameters())]
-    part, whole = fu.Hessian(model, [batch], params=known), fu.Hessian(model, [batch])
-    v = draw(part.shape[0], 1)[:, 0]
-    inside = torch.cat([
-        torch.full((p.numel(),), n in part.walk.parameters) for n, p in model.named_parameters()
-    ])  # fmt: skip
-    full = torch.zeros(whole.shape[0], dtype=torch.float64).masked_scatter(inside, v)
-    assert error(part @ v, (whole @ full)[inside]) <= 1e-10
+    hessian = fu.Hessian(model, [batch], params=known)
+    v = draw(hessian.shape[0], 1)
+    assert 0 < hessian.shape[0] < sum(p.numel() for p in model.parameters())
+    assert error(hessian @ v, truth(model, batch, "hessian", v, known)) <= (1e-6 if name == "gemma3" else 1e-10)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -39,7 +39,7 @@ def test_empirical_is_g_transposed_g(engine, tiny, batches):
 
 
 def test_sampled_equals_ggn_in_expectation(engine, tiny, batches):
-    """The trace of V^T F V over many seeds: its mean is within four standard errors of that of V^T G V. The labels
+    """The trace of V^T F V over many seeds: its mean is within three standard errors of that of V^T G V. The labels
     given are the least likely ones, so that an empirical Fisher would not pass."""
     for batch in batches:
         unlikely = tiny(batch["input_ids"]).logits[:, :-1].argmin(-1)
@@ -48,8 +48,8 @@ def test_sampled_equals_ggn_in_expectation(engine, tiny, batches):
     v = vector(g, 8)
     found = torch.tensor([(v * (fu.Fisher(tiny, batches, kind="sampled", seed=s) @ v)).sum() for s in range(40)])
     wanted, spread = float((v * (g @ v)).sum()), float(found.std()) / len(found) ** 0.5
-    assert spread < 0.1 * wanted and abs(float(found.mean()) - wanted) < 4 * spread
-    assert abs(float((v * (fu.Fisher(tiny, batches) @ v)).sum()) - wanted) > 8 * spread
+    assert spread < 0.1 * wanted and abs(float(found.mean()) - wanted) < 3 * spread
+    assert abs(float((v * (fu.Fisher(tiny, batches) @ v)).sum()) - wanted) > 5 * spread
 
 
 def test_sampled_depends_on_the_seed_alone(engine, tiny, batches):

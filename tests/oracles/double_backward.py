@@ -24,7 +24,7 @@ class Result(NamedTuple):
 class DoubleBackward:
     """``DualPass(model, parameters, loss)`` by double backward."""
 
-    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], loss=None) -> None:
+    def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], loss=None, memory="auto") -> None:
         self.model, self.names, self.loss = model, list(parameters), loss
         self.copy = copy.deepcopy(model).double()
         if hasattr(self.copy, "set_experts_implementation"):  # grouped matrix products have no second derivative

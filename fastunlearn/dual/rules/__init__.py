@@ -20,10 +20,12 @@ from . import (
     deferred,
     elementwise,
     embedding,
+    grouped,
     in_place,
     linear_algebra,
     loss,
     norm,
+    precision,
     shapes,
     views,
 )
@@ -108,6 +110,7 @@ _OWN: dict[Callable, Callable] = {
     torch.tanh: _ACT(_kinds("tanh")),
     torch.Tensor.sigmoid: _ACT(_kinds("sigmoid")),
     torch.Tensor.tanh: _ACT(_kinds("tanh")),
+    torch._grouped_mm: grouped.grouped_mm,
     torch.cat: shapes.concatenate,
     torch.concat: shapes.concatenate,
     torch.chunk: _SPLIT,
@@ -122,6 +125,8 @@ _OWN: dict[Callable, Callable] = {
     F.mse_loss: _CUT,
     F.binary_cross_entropy_with_logits: _CUT,
 }
+if hasattr(F, "grouped_mm"):
+    _OWN[F.grouped_mm] = grouped.grouped_mm
 _BY_NAME: dict[str, Callable] = {
     **dict.fromkeys(("add", "__add__", "__radd__"), elementwise.add),
     **dict.fromkeys(("sub", "__sub__"), elementwise.subtract),
@@ -180,6 +185,10 @@ def find_rule(func: Callable) -> tuple[Rule, bool]:
         force = inner is not on_wrapper
         if _name(func) in deferred.ASKING:
             inner, force = deferred.accepting(_name(func), inner), False
+        if _name(func) in CASTS:
+            inner = precision.keeping_casts(inner)
+        elif not always:
+            inner = precision.keeping_dtype(inner)
 
         def rule(ctx: Any, func: Callable, args: tuple, kwargs: dict, recording: bool) -> Any:
             if not (recording or always):  # inside torch.no_grad() the model asks for a constant
