@@ -5,12 +5,14 @@
 ``_build_report.json`` (which ``fastunlearn info`` reads), and the package works on its reference path.
 
 Switches (environment): ``FASTUNLEARN_CPU=0``, ``FASTUNLEARN_CUDA=0`` leave a part out; ``=1`` makes its failure
-an error. ``FASTUNLEARN_CUDA_ARCHS`` lists the GPU architectures (default "80 90a"). ``NVCC`` names the compiler.
+an error. ``FASTUNLEARN_CPU_FLAGS`` holds flags for the C++ compiler and linker, after those that are here.
+``FASTUNLEARN_CUDA_ARCHS`` lists the GPU architectures (default "80 90a"). ``NVCC`` names the compiler.
 """
 
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,7 +137,8 @@ class BuildExtensions(build_ext):
             )
         probe = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
         openmp = ["-fopenmp"] if self._try(["-fopenmp"], probe) else []
-        flags = COMMON_FLAGS + openmp
+        extra = shlex.split(os.environ.get("FASTUNLEARN_CPU_FLAGS", ""))
+        flags = [*COMMON_FLAGS, *openmp, *extra]
         includes = self._includes("cpu")
         isas = [isa for isa in ISAS if self._try(isa[2])]
         have = [(f"FU_HAVE_{name.upper()}", "1") for name, _, _ in isas[1:]]
@@ -149,7 +152,7 @@ class BuildExtensions(build_ext):
                 objects = [one for found in pool.map(lambda job: self._compile(*job), jobs) for one in found]
             target = self.get_ext_fullpath(extension.name)
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            self.compiler.link_shared_object(objects, target, extra_postargs=openmp, target_lang="c++")
+            self.compiler.link_shared_object(objects, target, extra_postargs=[*openmp, *extra], target_lang="c++")
         except Exception as error:
             raise CannotBuild(f"the C++ compiler failed: {error}") from error
         return {"isas": [name for name, _, _ in isas], "openmp": bool(openmp)}

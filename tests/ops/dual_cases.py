@@ -75,14 +75,19 @@ def _fill(found, leaves):
 
 
 def error(got: Tensor, truth: Tensor, floor: float = 0.0) -> float:
-    """Largest difference, in units of the truth's root mean square (or of ``floor``, if larger)."""
+    """Largest difference beyond the rounding of the result, in units of the truth's root mean square.
+
+    ``floor``: the unit, where that is smaller. Rounding counts for the half dtypes only: half their epsilon.
+    """
     assert got.shape == truth.shape, (got.shape, truth.shape)
     if truth.numel() == 0:
         return 0.0
     if not torch.isfinite(got).all():
         return float("inf")
     scale = max(truth.double().pow(2).mean().sqrt().item(), floor, 1e-30)
-    return (got.double() - truth.double()).abs().max().item() / scale
+    rounding = torch.finfo(got.dtype).eps / 2 if got.dtype.itemsize == 2 else 0.0
+    off = (got.double() - truth.double()).abs() - 1.01 * rounding * truth.double().abs()
+    return off.max().item() / scale
 
 
 def check(got: Tensor | None, truth: Tensor | None, limit: float, name: str, floor: float = 0.0) -> None:

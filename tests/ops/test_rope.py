@@ -9,7 +9,7 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import rope
 from tests.ops.dual_cases import HALF_BY_REFERENCE, ON_BACKENDS, check, draw, poisoned_memory
 
-LIMIT = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 8e-2, torch.float16: 1e-2}
+LIMIT = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 2e-5, torch.float16: 2e-5}
 
 
 @pytest.fixture(autouse=True)
