@@ -36,9 +36,10 @@ FASTUNLEARN_CPU=1 FASTUNLEARN_CUDA=0 FASTUNLEARN_CPU_FLAGS="-O1 -g1 $flags" CXX=
 }
 
 # The sanitizer must be in the process before Python; the C++ library, so that it finds the functions for exceptions.
-# Python itself never gives back all its memory, so leaks are not looked for.
+# Python itself never gives back all its memory, so leaks are not looked for. pytest leaves the descriptors alone, so that
+# a report is seen.
 library() { $compiler -print-file-name="$1"; }
 export LD_PRELOAD="$(library libasan.so) $(library libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:quarantine_size_mb=64 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-export PYTHONPATH="$folder/lib:$root" PYTHONDONTWRITEBYTECODE=1 FASTUNLEARN_SANITIZED="$folder/lib"
-exec "$python" -P -m pytest -o pythonpath= -p no:cacheprovider -q "$@"
+export PYTHONPATH="$folder/lib:$root" PYTHONDONTWRITEBYTECODE=1
+exec "$python" -P -m pytest -o pythonpath= -p no:cacheprovider --capture=sys -q "$@"

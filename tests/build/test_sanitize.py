@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 # Every op's kernels over shapes, strides and instruction sets; the full set is for `tests/sanitize.sh` by itself.
-CHOSEN = ["tests/ops", "-m", "not gpu and not slow", "-k", "cpu or instruction_set or shapes or stride or threads", "-x"]
+NAMES = "cpu or instruction_set or shapes or stride or threads"
+CHOSEN = ["tests/ops", "-m", "not gpu and not slow", "-k", NAMES, "-x"]
 OVERRUN = """
 import torch
 from fastunlearn import _cpu
