@@ -99,13 +99,13 @@ class _Curvlinops(CurvatureOperator):
         out, losses = self.space.zeros(1), []
 
         def step(part):
-            result = self.walk.engine.gradient(part.batch, out, weight=part.weight)
-            losses.append(result.loss * part.weight)
+            result = self.walk.engine.gradient(part.batch, out, weight=part.factor)
+            losses.append(result.loss * part.factor)
             return result
 
         with torch.no_grad():
-            total = self.walk.average(step)
-            return [tensor[0] / total for tensor in out.values()], (sum(losses) / total).to(self.dtype)
+            rest = self.walk.average(step)
+            return [tensor[0] / rest for tensor in out.values()], (sum(losses) / rest).to(self.dtype)
 
     def _check(self) -> None:
         (first, loss), (second, again) = self.gradient_and_loss(), self.gradient_and_loss()

@@ -58,7 +58,7 @@ class LinearOperator:
         return self
 
     def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The product with k vectors by parameter name, (k, *shape) in ``dtype``; the answer alike."""
+        """The product with k vectors by parameter name, (k, *shape) in ``dtype``; the answer alike, in fresh memory."""
         raise NotImplementedError
 
     def __matmul__(self, v: Any) -> Any:
@@ -132,7 +132,10 @@ class Scaled(LinearOperator):
         return Scaled(self.operator.adjoint(), self.scale)
 
     def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.mul_(self.scale) for name, tensor in self.operator.matmat(vectors).items()}
+        answer = self.operator.matmat(vectors)
+        for tensor in answer.values():
+            tensor.mul_(self.scale)
+        return answer
 
 
 def _same_space(a: LinearOperator, b: LinearOperator) -> Space:
@@ -152,8 +155,10 @@ class Sum(LinearOperator):
         return Sum(self.a.adjoint(), self.b.adjoint())
 
     def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
-        other = self.b.matmat(vectors)
-        return {name: tensor.add_(other[name]) for name, tensor in self.a.matmat(vectors).items()}
+        answer, other = self.a.matmat(vectors), self.b.matmat(vectors)
+        for name, tensor in answer.items():
+            tensor.add_(other[name])
+        return answer
 
 
 class Chain(LinearOperator):

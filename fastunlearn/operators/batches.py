@@ -27,12 +27,19 @@ Loss = Callable[[nn.Module, Mapping], Tensor]
 
 
 class Part(NamedTuple):
-    """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences. ``place``: its number."""
+    """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences. ``place``: its number.
+    ``share``: 1 / W where W is known beforehand, else 1."""
 
     batch: dict
     weight: float
     samples: int
     place: int
+    share: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        """What the batch's mean loss is multiplied with."""
+        return self.weight * self.share
 
 
 def _tensor(value: object) -> object:
@@ -87,10 +94,23 @@ class Batches:
         self._prepare(first, 0)
 
     def __iter__(self) -> Iterator[Part]:
+        share = self._share()
         for i, batch in enumerate(self._batches):
-            yield self._prepare(batch, i)
+            part = self._prepare(batch, i)
+            yield part._replace(
+                batch={n: v.to(self._device) if isinstance(v, Tensor) else v for n, v in part.batch.items()},
+                share=share or 1.0,
+            )
+
+    def _share(self) -> float | None:
+        """1 / W, for batches that lie in a list; for others it is known only after the walk."""
+        if not isinstance(self._batches, list | tuple):
+            return None
+        parts = [self._prepare(batch, i) for i, batch in enumerate(self._batches)]
+        return 1.0 / self._total(sum(part.weight for part in parts), sum(part.samples for part in parts))
 
     def _prepare(self, batch: object, i: int) -> Part:
+        """The batch, checked and weighed, where it is."""
         if not isinstance(batch, Mapping):
             raise InvalidInputError(
                 f"batches[{i}] is a {type(batch).__name__}; it must be a mapping of the model's arguments, such as "
@@ -100,17 +120,22 @@ class Batches:
         ids = values.get("input_ids")
         if isinstance(ids, Tensor) and ids.dim() == 1:
             values = {name: v[None] if isinstance(v, Tensor) else v for name, v in values.items()}
-        moved = {n: v.to(self._device) if isinstance(v, Tensor) else v for n, v in values.items()}
-        samples = next((v.shape[0] for v in moved.values() if isinstance(v, Tensor) and v.dim()), None)
+        samples = next((v.shape[0] for v in values.values() if isinstance(v, Tensor) and v.dim()), None)
         if samples is None:
-            raise InvalidInputError(f"batches[{i}] holds no tensor; it has {', '.join(map(repr, moved)) or 'nothing'}")
+            raise InvalidInputError(f"batches[{i}] holds no tensor; it has {', '.join(map(repr, values)) or 'nothing'}")
         if self._loss is None:
-            return Part(moved, float(target_tokens(moved, f"batches[{i}]")), samples, i)
+            return Part(values, float(target_tokens(values, f"batches[{i}]")), samples, i)
         weight = 1.0 if self.reduction == "sum" else float(samples)
-        return Part(moved, weight if self._weight is None else float(self._weight(moved)), samples, i)
+        return Part(values, weight if self._weight is None else float(self._weight(values)), samples, i)
 
-    def total(self, weights: float, samples: int) -> float:
-        """W: what the weighted sum is divided by. Raises InvalidInputError where there is nothing to average."""
+    def rest(self, weights: float, samples: int) -> float:
+        """What a sum of ``factor`` times each batch's part is still to be divided by. Raises InvalidInputError where
+        there is nothing to average."""
+        total = self._total(weights, samples)
+        return 1.0 if isinstance(self._batches, list | tuple) else total
+
+    def _total(self, weights: float, samples: int) -> float:
+        """W."""
         if weights <= 0:
             raise InvalidInputError(
                 "batches hold no target token: every label is -100, or stands in the first place of its row"

@@ -74,7 +74,8 @@ class Walk:
         return {name: tensor.to(self.space.dtypes[name]) for name, tensor in vectors.items()}
 
     def average(self, step: Callable[[Part], Any]) -> float:
-        """Calls ``step`` for every batch that has a weight, and returns W, which the sum is to be divided by.
+        """Calls ``step`` for every batch that has a weight, and returns what the sum is still to be divided by: W, or 1
+        where ``part.factor`` has it already.
 
         ``step`` returns the engine's result. Raises InvalidInputError naming a parameter that took no part in any."""
         check_evaluation(self.model)
@@ -86,14 +87,14 @@ class Walk:
                 continue
             weights += part.weight
             unused &= getattr(step(part), "unused", frozenset())
-        total = self.batches.total(weights, samples)
+        rest = self.batches.rest(weights, samples)
         if unused and not self.allow_unused:
             name = next(name for name in self.parameters if name in unused)
             raise InvalidInputError(
                 f"params: {name!r} takes no part in the loss of any batch ({len(unused)} such of "
                 f"{len(self.parameters)}): leave it out of params=, or set allow_unused=True for zeros"
             )
-        return total
+        return rest
 
 
 def make_engine(model: nn.Module, parameters: dict[str, nn.Parameter], loss: Any, memory: str | int) -> DualPass:
@@ -141,7 +142,7 @@ class CurvatureOperator(LinearOperator):
         super().__init__(self.walk.space)
 
     def accumulate(self, part: Part, tangents: dict[str, Tensor], out: dict[str, Tensor]) -> Any:
-        """Adds ``part.weight`` times the batch's matrix times the k tangents to ``out``; the engine's result."""
+        """Adds ``part.factor`` times the batch's matrix times the k tangents to ``out``; the engine's result."""
         raise NotImplementedError
 
     @torch.no_grad()
@@ -151,9 +152,8 @@ class CurvatureOperator(LinearOperator):
         for low in range(0, k, self.vectors_at_once):
             some = slice(low, low + self.vectors_at_once)
             tangents = self.walk.tangents({name: tensor[some] for name, tensor in vectors.items()})
-            sums = {name: tensor[some] for name, tensor in out.items()}
-            total = self.walk.average(lambda part, t=tangents, s=sums: self.accumulate(part, t, s))
-            if total != 1.0:
-                for tensor in sums.values():
-                    tensor.div_(total)
+            sums = out.rows(some)
+            rest = self.walk.average(lambda part, t=tangents, s=sums: self.accumulate(part, t, s))
+            if rest != 1.0:
+                sums.flat.div_(rest)
         return out

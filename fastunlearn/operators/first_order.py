@@ -42,8 +42,10 @@ def gradient(
     wanted_form(form)
     walk = Walk(model, batches, loss, params, reduction, batch_weight, allow_unused)
     out = walk.space.zeros(1)
-    total = walk.average(lambda part: walk.engine.gradient(part.batch, out, weight=part.weight))
-    return walk.space.write({name: tensor.div_(total) for name, tensor in out.items()}, Form(form, True))
+    rest = walk.average(lambda part: walk.engine.gradient(part.batch, out, weight=part.factor))
+    if rest != 1.0:
+        out.flat.div_(rest)
+    return walk.space.write(out, Form(form, True))
 
 
 @torch.no_grad()
@@ -67,8 +69,8 @@ def jvp(
     sum_t = torch.zeros(next(iter(vectors.values())).shape[0], dtype=torch.float64, device=walk.space.device)
 
     def step(part):
-        sum_t.add_(walk.engine.jvp(part.batch, tangents).loss_t.double(), alpha=part.weight)
+        sum_t.add_(walk.engine.jvp(part.batch, tangents).loss_t.double(), alpha=part.factor)
 
-    total = walk.average(step)
-    answer = (sum_t / total).to(walk.space.dtype)
+    rest = walk.average(step)
+    answer = (sum_t / rest).to(walk.space.dtype)
     return answer[0] if form.single else answer

@@ -66,7 +66,7 @@ class Fisher(CurvatureOperator):
     def accumulate(self, part: Part, tangents: dict[str, Tensor], out: dict[str, Tensor]) -> Any:
         batch = part.batch if self.kind == "empirical" else {**part.batch, "labels": self._labels(part)}
         _, nll_t, _ = self.walk.engine.token_jvp(batch, tangents)
-        coefficients = nll_t.to(self.dtype).sum(-1, keepdim=True)  # (k, samples, 1): G v
+        coefficients = nll_t.to(self.dtype).sum(-1, keepdim=True) * part.share  # (k, samples, 1): G v / W
         return self.walk.engine.weighted_gradient(batch, coefficients, out)
 
     def _labels(self, part: Part) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["FORMS", "Form", "Space", "Vector"]
+__all__ = ["FORMS", "Form", "Space", "Vector", "Vectors"]
 
 Vector = Tensor | list[Tensor] | tuple[Tensor, ...] | dict[str, Tensor]
 FORMS = ("flat", "list", "tuple", "dict")
@@ -26,6 +26,20 @@ class Form(NamedTuple):
 
     kind: str
     single: bool
+
+
+class Vectors(dict[str, Tensor]):
+    """k vectors by parameter name whose tensors (k, *shape) are views of one tensor ``flat`` (k, P), so that a flat
+    answer takes no copy."""
+
+    def __init__(self, flat: Tensor, shapes: Mapping[str, torch.Size]) -> None:
+        parts = flat.split([shape.numel() for shape in shapes.values()], 1)
+        super().__init__((n, part.view(-1, *s)) for (n, s), part in zip(shapes.items(), parts, strict=True))
+        self.flat, self._shapes = flat, shapes
+
+    def rows(self, some: slice) -> Vectors:
+        """Some of the k vectors: views."""
+        return Vectors(self.flat[some], self._shapes)
 
 
 class Space:
@@ -46,9 +60,9 @@ class Space:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def zeros(self, k: int) -> dict[str, Tensor]:
-        """k zero vectors: tensors (k, *shape), contiguous, in ``dtype``."""
-        return {n: torch.zeros(k, *s, dtype=self.dtype, device=self.device) for n, s in self.shapes.items()}
+    def zeros(self, k: int) -> Vectors:
+        """k zero vectors, in ``dtype``."""
+        return Vectors(torch.zeros(k, self.size, dtype=self.dtype, device=self.device), self.shapes)
 
     def read(self, v: Vector, name: str = "v") -> tuple[dict[str, Tensor], Form]:
         """A vector or several as a dict of (k, *shape), in ``dtype``, and the form in which it came.
@@ -115,7 +129,10 @@ class Space:
     def write(self, vectors: Mapping[str, Tensor], form: Form) -> Vector:
         """k vectors (k, *shape) in the form in which a vector came."""
         if form.kind == "flat":
-            flat = torch.cat([vectors[n].reshape(vectors[n].shape[0], -1) for n in self.shapes], 1)
+            if isinstance(vectors, Vectors):
+                flat = vectors.flat
+            else:
+                flat = torch.cat([vectors[n].reshape(vectors[n].shape[0], -1) for n in self.shapes], 1)
             return flat[0] if form.single else flat.T
         parts = {n: vectors[n][0] if form.single else vectors[n].movedim(0, -1) for n in self.shapes}
         return parts if form.kind == "dict" else (list if form.kind == "list" else tuple)(parts.values())
