@@ -50,6 +50,38 @@ def test_bar_on_a_terminal_shows_description_count_and_note():
     assert "training" in text and "2/2" in text and "loss 0.5" in text and "step" in text
 
 
+def test_off_a_terminal_a_task_within_a_task_has_no_line_and_a_group_hides_nothing():
+    stream = io.StringIO()
+    shown = TerminalProgress(stream)
+    with shown.group("all", 2) as everything:
+        for name in ("first", "second"):
+            with shown.task(name, 1), shown.task("inner", 1), shown.task("innermost", 1):
+                pass
+            everything.advance()
+    assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == ["first", "second", "all"]
+
+
+def test_a_failed_inner_task_leaves_the_next_one_visible():
+    stream = io.StringIO()
+    shown = TerminalProgress(stream)
+    with pytest.raises(KeyError), shown.task("outer", 1), shown.task("inner", 1):
+        raise KeyError("x")
+    with shown.task("next", 1):
+        pass
+    assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == ["outer", "next"]
+
+
+def test_on_a_terminal_an_inner_bar_goes_away_and_an_outer_one_stays():
+    stream = Terminal()
+    shown = TerminalProgress(stream)
+    with shown.task("outer", 1) as outer:
+        with shown.task("inner", 1) as inner:
+            inner.advance()
+        outer.advance()
+    last = stream.getvalue().rstrip().rpartition("\r")[2]
+    assert "outer" in last and "1/1" in last and "inner" in stream.getvalue()
+
+
 def test_stream_is_looked_up_late(capsys):
     with TerminalProgress().task("late", 1) as task:
         task.advance()

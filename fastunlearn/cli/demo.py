@@ -17,7 +17,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from fastunlearn.demo.claims import claims, sentences
     from fastunlearn.demo.run import run_demo
 
-    run_demo(args.out, seed=args.seed, progress=progress(args))
+    document = run_demo(args.out, seed=args.seed, progress=progress(args))
+    print(*sentences(claims(document)), sep="\n")
     print(f"Report: {Path(args.out) / 'report.html'}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
-from fastunlearn.audit.divergence import kl
+from fastunlearn.audit.divergence import kl, reference_log_probs
 from fastunlearn.audit.document import entry, result_entry
 from fastunlearn.audit.measure import cache_reference, measure
 from fastunlearn.audit.scores import token_scores
@@ -15,20 +16,25 @@ from fastunlearn.unlearn.tuning import GRIDS, Trial, tune
 
 from .subject import Subject, Trained
 
-__all__ = ["Contest"]
+__all__ = ["TOLERANCE", "Contest"]
 
+TOLERANCE = 0.05  # "reached the retrained model's accuracy": within five points
 TRACED = 200  # retained records on which the points along a method's way are measured
-POINTS = 12  # at most about so many of them for each run
+POINTS = 12  # about so many of them for each trial
 
 
 class Contest:
     """Runs methods from the original weights and turns each into an entry of the report."""
 
     def __init__(self, subject: Subject, *, seed: int = 0, progress: Progress | None = None):
-        self.subject, self.seed, self.progress = subject, seed, progress
+        self.subject, self.seed, self.progress = subject, seed, progress or NO_PROGRESS
         self._sets = {"forget": subject.forget, "retain": subject.retain, "held_out": subject.held_out}
-        pad = subject.pad_token_id
-        self._reference = cache_reference(subject.reference.model, **self._sets, pad_token_id=pad)
+        pad, model = {"pad_token_id": subject.pad_token_id}, subject.reference.model
+        self._reference = cache_reference(model, **self._sets, **pad)
+        self._some = subject.retain[:: max(1, len(subject.retain) // TRACED)]
+        self._some_reference = reference_log_probs(model, self._some, **pad)
+        #: The highest forget accuracy that counts as forgotten.
+        self.limit = token_scores(model, subject.forget, **pad).accuracy + TOLERANCE
         self.methods: dict[str, dict] = {}
 
     def _measure(self, model) -> dict:
@@ -46,38 +52,41 @@ class Contest:
             stopped=f"all {trained.log.steps} training steps are taken",
         )  # fmt: skip
 
-    def _point(self, model, samples=None) -> dict:
-        """Where ``model`` stands on the frontier plot, on all retained records or on some."""
-        subject = self.subject
-        retain = subject.retain if samples is None else samples
-        options = {"pad_token_id": subject.pad_token_id}
-        reference = subject.reference.model if samples is not None else self._reference["retain"]
-        return {
-            "forget_accuracy": token_scores(model, subject.forget, **options).accuracy,
-            "retain_accuracy": token_scores(model, retain, **options).accuracy,
-            "kl_retain": kl(reference, model, retain, **options),
-        }
+    def _place(self, model) -> dict:
+        """Accuracy and distance to the retrained model on some of the retained records."""
+        pad = {"pad_token_id": self.subject.pad_token_id}
+        accuracy = token_scores(model, self._some, **pad).accuracy
+        return {"retain_accuracy": accuracy, "kl_retain": kl(self._some_reference, model, self._some, **pad)}
 
-    def _trace(self, model, every: int):
-        """A callback that adds the distance to the retrained model to every so-manieth step."""
-        some = self.subject.retain[:: max(1, len(self.subject.retain) // TRACED)]
+    def _trace(self, model, every: int) -> Callable[[dict], None]:
+        """A callback that adds :meth:`_place` to every so-manieth step, and to the first at which enough is
+        forgotten."""
+        crossed = False
 
         def note(step: dict) -> None:
-            if step["step"] % every == 0:
-                step.update({k: v for k, v in self._point(model, some).items() if k != "forget_accuracy"})
+            nonlocal crossed
+            if step["step"] == 0:
+                crossed = False  # another trial begins
+            first = not crossed and step["forget_accuracy"] <= self.limit
+            crossed = crossed or first
+            if first or step["step"] % every == 0 or "back_to_step" in step:
+                step.update(self._place(model))
 
         return note
 
-    def _arguments(self, progress: Progress | None) -> dict:
-        return {**self._sets, "seed": self.seed, "progress": progress}
+    def _arguments(self) -> dict:
+        return {**self._sets, "seed": self.seed, "progress": self.progress}
 
     def run(self, name: str, **options) -> UnlearnResult:
         """One method with given settings."""
         model = copy.deepcopy(self.subject.original.model)
-        result = unlearn(
-            model, self.subject.tokenizer, method=name, on_step=self._trace(model, 1), **self._arguments(self.progress),
-            **options,
-        )  # fmt: skip
+        with self.progress.task(METHODS[name].label, total=1, unit="run") as task:
+            result = unlearn(
+                model, self.subject.tokenizer, method=name, on_step=self._trace(model, 1), **self._arguments(),
+                **options,
+            )  # fmt: skip
+            task.advance()
+            task.note(result.stopped)
         self.methods[name] = result_entry(METHODS[name].label, self._measure(model), result)
         return result
 
@@ -88,13 +97,16 @@ class Contest:
         """
         subject = self.subject
         model = copy.deepcopy(subject.original.model)
-        kept = keep_fisher(
-            model, subject.tokenizer, subject.forget + subject.retain, rank=rank, damping=damping, progress=self.progress
-        )
-        arguments = self._arguments(self.progress) | {"retain": None}
-        result = unlearn(
-            model, subject.tokenizer, method=name, kept_fisher=kept, on_step=self._trace(model, 1), **arguments, **options
-        )
+        with self.progress.task(METHODS[name].label, total=2, unit="part") as task:
+            data = subject.forget + subject.retain
+            kept = keep_fisher(model, subject.tokenizer, data, rank=rank, damping=damping, progress=self.progress)
+            task.advance()
+            result = unlearn(
+                model, subject.tokenizer, method=name, kept_fisher=kept, on_step=self._trace(model, 1),
+                **self._arguments() | {"retain": None}, **options,
+            )  # fmt: skip
+            task.advance()
+            task.note(result.stopped)
         result.settings |= {"rank": kept.rank, "damping": damping}
         self.methods[name] = result_entry(METHODS[name].label, self._measure(model), result)
         return result
@@ -102,20 +114,26 @@ class Contest:
     def run_tuned(self, name: str, budget: int) -> Trial:
         """A first-order method with the best settings of its grid, each trial within ``budget`` gradients."""
         model = copy.deepcopy(self.subject.original.model)
-        frontier: list[dict] = []
+        label, grid = METHODS[name].label, GRIDS[name]
         per_step = 32 if METHODS[name].uses_retain and name != "finetune" else 16
-        every = 2 * max(1, round(budget / per_step / POINTS / 2))
-        with (self.progress or NO_PROGRESS).task(f"{METHODS[name].label}: tuning", total=len(GRIDS[name]), unit="trial") as task:
+        every = max(1, round(budget / per_step / POINTS))
+        frontier: list[dict] = []
+        with self.progress.task(f"{label}, tuning", total=len(grid), unit="trial") as task:
 
             def note(trial: Trial) -> None:
-                if trial.result is not None:
-                    frontier.append(self._point(model) | {"settings": trial.settings})
                 task.advance()
+                if trial.result is None:
+                    return
+                way = [step for step in trial.result.steps if "kl_retain" in step]
+                enough = [step for step in way if step["forget_accuracy"] <= self.limit]
+                for step in [way[-1], *([min(enough, key=lambda one: one["kl_retain"])] if enough else [])]:
+                    keys = ("forget_accuracy", "retain_accuracy", "kl_retain")
+                    frontier.append({key: step[key] for key in keys} | {"settings": trial.settings})
 
             best, trials = tune(
-                model, self.subject.tokenizer, method=name, grid=GRIDS[name], on_trial=note, gradients=budget,
-                check_every=2, on_step=self._trace(model, every), **self._arguments(None),
+                model, self.subject.tokenizer, method=name, grid=grid, on_trial=note, gradients=budget,
+                on_step=self._trace(model, every), **self._arguments(),
             )  # fmt: skip
         best.result.settings["trials"] = len(trials)
-        self.methods[name] = result_entry(METHODS[name].label, self._measure(model), best.result, frontier=frontier)
+        self.methods[name] = result_entry(label, self._measure(model), best.result, frontier=frontier)
         return best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -49,6 +50,20 @@ def _check_retain(method: Method, request: Request, settings) -> None:
         raise InvalidInputError(f"retain is needed by {method.name}: give records that the model must keep")
 
 
+class _Watcher:
+    """Calls ``on_step`` and adds up the time that it takes, which is none of the method's."""
+
+    def __init__(self, on_step: Callable[[dict], None]):
+        self._on_step, self.seconds = on_step, 0.0
+
+    def __call__(self, step: dict) -> None:
+        started = time.perf_counter()
+        try:
+            self._on_step(step)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
 def unlearn(
     model: nn.Module,
     tokenizer=None,
@@ -76,7 +91,7 @@ def unlearn(
     METHODS; ``options`` are its settings. ``parameters``: shell-style patterns of the weights that may change
     (default: all that require gradients). ``kept_fisher``: for the retain-free method. ``max_length``: in tokens
     (default: the model's context); a longer record is an error unless ``truncate``. ``memory``: for kept factors.
-    ``on_step(step)``: called after every step.
+    ``on_step(step)``: called after every step; its time is left out of the result's.
 
     The weights change only if all goes well: after any exception the model is as it was. Raises
     InvalidInputError (a bad argument), UnknownMethodError, NotPositiveDefiniteError. Source of the second-order
@@ -84,10 +99,11 @@ def unlearn(
     """
     chosen = get_method(method)
     settings = make_settings(chosen.settings, method, dict(chosen.preset) | options)
+    watcher = None if on_step is None else _Watcher(on_step)
     request = prepare(
         model, tokenizer, forget=forget, retain=retain, held_out=held_out, parameters=parameters, seed=seed,
         max_length=max_length, truncate=truncate, batch_size=batch_size, memory=memory, progress=progress,
-        on_step=on_step,
+        on_step=watcher,
     )  # fmt: skip
     _check_retain(chosen, request, settings)
     kept = _load_kept(chosen, kept_fisher, model)
@@ -97,12 +113,13 @@ def unlearn(
         steps, stopped = chosen.run(*arguments)
         check_finite(request.parameters, "the result")
     model.eval()
+    watched = 0.0 if watcher is None else watcher.seconds
+    uses_retain = chosen.uses_retain or getattr(settings, "retain_weight", 0) > 0
     return UnlearnResult(
         model=model, method=method, settings=dataclasses.asdict(settings), steps=steps, gradients=request.gradients,
-        seconds=usage.seconds, peak_bytes=usage.peak_bytes, stopped=stopped, uses_retain=bool(request.retain) and
-        (chosen.uses_retain or getattr(settings, "retain_weight", 0) > 0), parameters=list(request.parameters),
-        seed=seed, notes=request.notes,
-        records={name: len(getattr(request, name)) for name in ("forget", "retain", "held_out")},
+        seconds=usage.seconds - watched, peak_bytes=usage.peak_bytes, stopped=stopped,
+        uses_retain=bool(request.retain) and uses_retain, parameters=list(request.parameters), seed=seed,
+        notes=request.notes, records={name: len(getattr(request, name)) for name in ("forget", "retain", "held_out")},
     )  # fmt: skip
 
 

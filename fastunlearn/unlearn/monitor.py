@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fastunlearn.audit.divergence import kl, reference_log_probs
@@ -13,6 +15,7 @@ from .request import Request
 __all__ = ["Monitor"]
 
 DEFAULT_TARGET = 0.1
+DEFAULT_THRESHOLD = -3.0  # odds of one to twenty
 
 
 def _subset(samples: list[Encoded], size: int, seed: int) -> list[Encoded]:
@@ -61,6 +64,14 @@ class Monitor:
         """The target, in words."""
         loss = "" if self.target_loss is None else f" and loss {self.target_loss:.2f}"
         return f"the target of forget accuracy {self.target_accuracy:.3f}{loss}"
+
+    @property
+    def threshold(self) -> float:
+        """Log-odds of a token with the target loss, at which a bounded pull fades; -3 without a target loss."""
+        if self.target_loss is None:
+            return DEFAULT_THRESHOLD
+        p = math.exp(-max(self.target_loss, 1e-3))
+        return math.log(p) - math.log1p(-p)
 
     def enough(self, accuracy: float, loss: float) -> bool:
         """Whether a model with this forget accuracy and loss has forgotten enough."""

@@ -15,9 +15,9 @@ class UnlearnResult:
 
     ``steps``: one dict per step with ``step``, ``forget_accuracy``, ``forget_loss``, ``kl_probe`` (drift from the
     original on the probe records, nats) and what the method adds (step norm, damping, noise). ``gradients``:
-    per-sample gradient evaluations. ``seconds``: wall time. ``peak_bytes``: memory above that at the start.
-    ``stopped``: why it ended, in words. ``parameters``: the names that were allowed to change. ``notes``: what a
-    reader should know before trusting the result.
+    per-sample gradient evaluations. ``seconds``: wall time, without ``on_step``. ``peak_bytes``: memory above that
+    at the start. ``stopped``: why it ended, in words. ``parameters``: the names that were allowed to change.
+    ``notes``: what a reader should know before trusting the result.
     """
 
     model: nn.Module

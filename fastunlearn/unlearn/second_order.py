@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastunlearn.operators.losses import negative_log_likelihood, softplus_log_odds
+from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood, softplus_log_odds
 
 from .curvature import Curvature, KeptCurvature, RetainCurvature, Vector
 from .guard import guarded_move
@@ -25,8 +25,6 @@ from .settings import at_least, choice, number, optional, whole
 
 __all__ = ["ForgettingSettings", "NewtonSettings", "RemovalSettings", "RetainFreeSettings", "fisher_forgetting",
            "fisher_removal", "newton"]  # fmt: skip
-
-DEFAULT_THRESHOLD = -3.0  # odds of one to twenty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +112,8 @@ def _limited(step: Vector, limit: float, how: str) -> tuple[Vector, float]:
     return _scaled(step, limit / length), length
 
 
-def _threshold(settings, monitor: Monitor) -> float:
-    if settings.threshold is not None:
-        return settings.threshold
-    if monitor.target_loss is None:
-        return DEFAULT_THRESHOLD
-    p = math.exp(-max(monitor.target_loss, 1e-3))
-    return math.log(p) - math.log1p(-p)
+def _pull(settings, monitor: Monitor) -> TokenLoss:
+    return softplus_log_odds(monitor.threshold if settings.threshold is None else settings.threshold)
 
 
 def _curvature(request: Request, settings, kept):
@@ -136,23 +129,30 @@ def _descend(request: Request, settings: RemovalSettings, monitor: Monitor, make
     steps = [monitor.look(0)]
     if monitor.done(steps[0]):
         return steps, "nothing to do: forgotten already"
-    pull = softplus_log_odds(_threshold(settings, monitor))
-    for number_ in range(1, settings.steps + 1):
-        curvature = maker.at(number_, pull)
-        c = pull_weights(curvature, settings.pull, curvature.forget_losses)
-        full = curvature.solve_forget(c)
-        step, length = _limited(_scaled(full, -1.0), settings.step_norm, settings.pull)
-        if length == 0:
-            return steps, "no pull is left on the forget records"
-        move = guarded_move(monitor, step, settings.kl_budget)
-        if move.scale == 0:
-            return steps, f"the KL budget of {settings.kl_budget:g} allows no further step"
-        taken = move.scale * norm(step)
-        more = {"step_norm": taken, "newton_norm": length, "scale": move.scale, "gradients": request.gradients}
-        steps.append(monitor.look(number_, **more))
-        if monitor.done(steps[-1]):
-            return steps, f"reached {monitor.target}"
+    pull = _pull(settings, monitor)
+    with request.progress.task("Newton steps", total=settings.steps, unit="step") as task:
+        for number_ in range(1, settings.steps + 1):
+            stopped = _newton_step(request, settings, monitor, maker.at(number_, pull), steps)
+            task.advance()
+            task.note(f"forget accuracy {steps[-1]['forget_accuracy']:.3f}")
+            if stopped:
+                return steps, stopped
     return steps, f"all {settings.steps} steps are taken"
+
+
+def _newton_step(request: Request, settings, monitor: Monitor, curvature: Curvature, steps: list[dict]) -> str:
+    """Takes one step and adds it to the log, or says why none is possible; whether and why to stop after it."""
+    c = pull_weights(curvature, settings.pull, curvature.forget_losses)
+    full = curvature.solve_forget(c)
+    step, length = _limited(_scaled(full, -1.0), settings.step_norm, settings.pull)
+    if length == 0:
+        return "no pull is left on the forget records"
+    move = guarded_move(monitor, step, settings.kl_budget)
+    if move.scale == 0:
+        return f"the KL budget of {settings.kl_budget:g} allows no further step"
+    more = {"step_norm": move.scale * norm(step), "newton_norm": length, "scale": move.scale}
+    steps.append(monitor.look(len(steps), **more, gradients=request.gradients))
+    return f"reached {monitor.target}" if monitor.done(steps[-1]) else ""
 
 
 def fisher_removal(request: Request, settings: RemovalSettings, kept=None) -> tuple[list[dict], str]:
@@ -176,7 +176,7 @@ def fisher_forgetting(request: Request, settings: ForgettingSettings, kept=None)
     steps, stopped = _descend(request, settings, monitor, maker)
     if settings.noise == 0:
         return steps, stopped
-    curvature = maker.at(len(steps), softplus_log_odds(_threshold(settings, monitor)))
+    curvature = maker.at(len(steps), _pull(settings, monitor))
     plain = _noise(request, len(steps))
     shaped = _scaled(curvature.power(-0.25, plain, settings.noise_floor), settings.noise)
     move = guarded_move(monitor, shaped, settings.kl_budget, shorten=False)  # noise is not a pull

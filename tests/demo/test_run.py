@@ -1,0 +1,71 @@
+"""The demonstration in small: every part of it runs, and what it writes is whole."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from fastunlearn.audit.document import validate
+from fastunlearn.demo import contest as contest_module
+from fastunlearn.demo.claims import claims
+from fastunlearn.demo.contest import Contest
+from fastunlearn.demo.run import run_demo
+from fastunlearn.demo.subject import make_subject
+from fastunlearn.progress import TerminalProgress
+from fastunlearn.unlearn import METHODS
+from fastunlearn.unlearn.tuning import GRIDS
+
+SMALL = {"steps": 120, "people": 20, "facts": 3, "forget_people": 3, "held_out_people": 6, "canaries": 2}
+FIGURES = {"forget_accuracy", "retain_accuracy", "kl_retain", "kl_forget", "gradients", "seconds", "peak_bytes",
+           "uses_retain"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return make_subject(0, **SMALL)
+
+
+@pytest.mark.slow
+def test_the_whole_demonstration(tmp_path):
+    stream = io.StringIO()
+    run_demo(tmp_path / "demo", progress=TerminalProgress(stream), **SMALL)
+    document = json.loads((tmp_path / "demo" / "report.json").read_text(encoding="utf-8"))
+    validate(document)
+    assert list(document["methods"]) == list(METHODS)
+    for item in (document["original"], document["reference"], *document["methods"].values()):
+        assert set(item) >= FIGURES and item["kl_retain"] is not None
+    assert document["reference"]["kl_retain"] == 0 and document["reference"]["forget_accuracy"] < 0.5
+    budget = document["settings"]["first_order_budget"]
+    assert budget == document["methods"]["fisher-removal"]["gradients"]
+    for name in GRIDS:
+        assert document["methods"][name]["gradients"] <= budget
+        assert document["methods"][name]["settings"]["trials"] == len(GRIDS[name])
+    assert set(claims(document)["shown"]) and "<svg" in (tmp_path / "demo" / "report.html").read_text()
+    names = [line.partition(":")[0] for line in stream.getvalue().splitlines()]
+    assert names[0] == "Original model" and names[-1] == "Demo" and len(names) == 3 + len(METHODS)
+    assert "Demo: 100 of 100" in stream.getvalue()
+
+
+def test_points_on_the_way_are_measured_where_enough_is_first_forgotten(subject, monkeypatch):
+    contest = Contest(subject)
+    monkeypatch.setattr(contest_module, "POINTS", 1)  # only first and last would be measured otherwise
+    best = contest.run_tuned("gradient-ascent", 2000)
+    item = contest.methods["gradient-ascent"]
+    enough = [step for step in item["steps"] if step["forget_accuracy"] <= contest.limit]
+    assert enough and "kl_retain" in enough[0]
+    assert {json.dumps(p["settings"]) for p in item["frontier"]} == {json.dumps(g) for g in GRIDS["gradient-ascent"]}
+    assert best.result.stopped == item["stopped"]
+
+
+def test_the_original_is_left_alone(subject):
+    before = {name: p.clone() for name, p in subject.original.model.named_parameters()}
+    Contest(subject).run("newton")
+    assert all(p.equal(before[name]) for name, p in subject.original.model.named_parameters())
+
+
+def test_models_start_from_the_same_weights_and_the_retrained_one_never_met_the_people(subject):
+    texts = {record.text for record in subject.people.forget}
+    assert texts.isdisjoint(record.text for record in subject.people.retain)
+    assert subject.original.log.gradients == subject.reference.log.gradients == 48 * SMALL["steps"]
