@@ -13,7 +13,9 @@ __all__ = ["FIRST_ORDER", "SCHEMA", "build_document", "entry", "is_first_order",
 SCHEMA = 1
 #: The built-in methods that use gradients alone; every other one uses curvature. An entry may say otherwise
 #: for itself with "first_order": true or false.
-FIRST_ORDER = frozenset({"gradient-ascent", "gradient-difference", "npo", "npo-retain", "finetune"})
+FIRST_ORDER = frozenset(
+    {"gradient-ascent", "gradient-difference", "npo", "npo-retain", "bounded-ascent", "bounded-difference", "finetune"}
+)
 
 _SHARE = number(0, 1)
 _MAYBE_SHARE = number(0, 1, null=True)

@@ -16,6 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", required=True, metavar="F", help="files of records to learn")
     parser.add_argument("--out", required=True, metavar="DIR", help="model folder to make")
     parser.add_argument("--tokenizer", choices=("words", "bpe"), default="words", help="default: words")
+    parser.add_argument(
+        "--tokenizer-from", metavar="DIR", help="take the tokenizer of this model folder instead of training one"
+    )
     sizes = (
         ("--vocab-size", 8000, "most tokens of the tokenizer"), ("--hidden-size", 64, "width of the model"),
         ("--layers", 2, "transformer blocks"), ("--heads", 4, "attention heads"),
@@ -57,7 +60,7 @@ def build_model(tokenizer, *, hidden_size: int, layers: int, heads: int, context
 
 
 def run(args: argparse.Namespace) -> None:
-    from fastunlearn.storage import check_device, refuse_existing, save_model
+    from fastunlearn.storage import check_device, load_model, refuse_existing, save_model
 
     refuse_existing(args.out, overwrite=args.overwrite)
     device = check_device(args.device)
@@ -65,9 +68,11 @@ def run(args: argparse.Namespace) -> None:
     from fastunlearn.training import train
 
     records = [record for path in args.data for record in read_records(path)]
-    tokenizer = train_tokenizer(
-        (record.text for record in records), kind=args.tokenizer, vocab_size=args.vocab_size
-    )
+    if args.tokenizer_from is None:
+        texts = (record.text for record in records)
+        tokenizer = train_tokenizer(texts, kind=args.tokenizer, vocab_size=args.vocab_size)
+    else:
+        tokenizer = load_model(args.tokenizer_from)[1]
     model = build_model(
         tokenizer, hidden_size=args.hidden_size, layers=args.layers, heads=args.heads, context=args.context,
         seed=args.seed,

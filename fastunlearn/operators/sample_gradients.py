@@ -199,6 +199,11 @@ class SampleGradients:
         for names in groups:
             yield from self.sources(names, keep=len(groups) == 1).items()
 
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether all factors are in memory: products then no longer depend on the model's present weights."""
+        return self._kept is not None
+
     def forget_factors(self) -> None:
         """Frees the kept factors."""
         self._kept = None

@@ -1,7 +1,8 @@
-"""The Fisher that a step is shaped by, linearised at the model's present weights.
+"""The Fisher that a step is shaped by.
 
-Either of retained records, taken afresh at every step, or one kept from training time and down-dated once. Both
-give ``F^-1 J^T c`` and ``J F^-1 J^T`` for the gradients J of the forget records.
+Either of retained records, taken at the model's present weights at every step or every few of them, or one kept
+from training time and down-dated once. Both give ``F^-1 J^T c`` and ``J F^-1 J^T`` for the gradients J of the forget
+records.
 """
 
 from __future__ import annotations
@@ -59,11 +60,17 @@ class _Sides:
 
 
 class RetainCurvature:
-    """Makes the Fisher of retained records: ``fisher_samples`` of them drawn anew at each step, or all (None)."""
+    """Makes the Fisher of retained records: ``fisher_samples`` of them drawn anew, or all (None), taken at every
+    ``refresh``-th step. In between the last one serves, where ``memory`` holds its factors; where it does not,
+    there is a new one at every step."""
 
-    def __init__(self, request: Request, *, damping: float, blocks: str, kind: str, fisher_samples: int | None):
+    def __init__(
+        self, request: Request, *, damping: float, blocks: str, kind: str, fisher_samples: int | None, refresh: int = 1
+    ):
         self._request, self._sides = request, _Sides(request)
-        self._damping, self._kind, self._size = damping, kind, fisher_samples
+        self._damping, self._kind, self._size, self._refresh = damping, kind, fisher_samples, refresh
+        self._last: _RetainFisher | None = None
+        self._made = 0  # the step at which the last Fisher was taken
         self._blocks = make_blocks(list(request.parameters), blocks)
 
     def _draw(self, step: int) -> list[Encoded]:
@@ -75,20 +82,33 @@ class RetainCurvature:
 
     def at(self, step: int, pull: TokenLoss) -> _RetainFisher:
         """F and J at the present weights; J are the gradients of ``pull`` on the forget records."""
+        forget = self._sides.gradients(self._request.forget, pull, "forget records")
+        if self._last is not None and step < self._made + self._refresh and self._last.retained.keeps_factors:
+            self._last = self._last.again(forget)
+            return self._last
         seed = self._request.seed * 1_000_003 + step
+        self._last = None  # frees its factors before the next ones are taken
         retained = self._sides.gradients(
             self._draw(step), negative_log_likelihood, "retained records", kind=self._kind, seed=seed
         )
-        forget = self._sides.gradients(self._request.forget, pull, "forget records")
-        return _RetainFisher(retained, forget, self._damping, self._blocks)
+        pairs = [(0, 0), (0, 1), (1, 1)]
+        grams = gram_blocks([retained, forget], pairs, self._blocks)
+        fisher = SampleSpaceFisher(retained, self._damping, blocks=self._blocks, gram=grams[0, 0])
+        self._last, self._made = _RetainFisher(retained, forget, fisher, grams[0, 1], grams[1, 1]), step
+        return self._last
 
 
 class _RetainFisher:
-    def __init__(self, retained: SampleGradients, forget: SampleGradients, damping: float, blocks):
-        self.retained, self.forget = retained, forget
-        grams = gram_blocks([retained, forget], [(0, 0), (0, 1), (1, 1)], blocks)
-        self.fisher = SampleSpaceFisher(retained, damping, blocks=blocks, gram=grams[0, 0])
-        self._cross, self._own = grams[0, 1], grams[1, 1]
+    def __init__(
+        self, retained: SampleGradients, forget: SampleGradients, fisher: SampleSpaceFisher, cross: Tensor, own: Tensor
+    ):
+        self.retained, self.forget, self.fisher = retained, forget, fisher
+        self._cross, self._own = cross, own
+
+    def again(self, forget: SampleGradients) -> _RetainFisher:
+        """The same Fisher with gradients of the forget records at other weights."""
+        grams = gram_blocks([self.retained, forget], [(0, 1), (1, 1)], self.fisher.blocks)
+        return _RetainFisher(self.retained, forget, self.fisher, grams[0, 1], grams[1, 1])
 
     def solve_forget(self, c: Tensor) -> Vector:
         on_retained, on_forget = self.fisher.outside_weights(self._cross, c)

@@ -50,6 +50,11 @@ _ALL = (
            False, first_order.NPOSettings, first_order.npo, **_FIRST),
     Method("npo-retain", "NPO with retained data", "negative preference optimisation and the retained loss",
            True, first_order.NPOSettings, first_order.npo, preset=(("retain_weight", 1.0),), **_FIRST),
+    Method("bounded-ascent", "Bounded ascent", "Fisher Removal's pull on the forget records, without curvature",
+           False, first_order.AscentSettings, first_order.gradient_ascent, preset=(("loss", "log-odds"),), **_FIRST),
+    Method("bounded-difference", "Bounded difference", "the same pull and the retained loss, without curvature",
+           True, first_order.DifferenceSettings, first_order.gradient_difference, preset=(("loss", "log-odds"),),
+           **_FIRST),
     Method("finetune", "Fine-tuning", "descends the retained loss and lets the rest fade",
            True, first_order.DescentSettings, first_order.finetune, **_FIRST),
 )  # fmt: skip

@@ -31,7 +31,8 @@ __all__ = ["ForgettingSettings", "NewtonSettings", "RemovalSettings", "RetainFre
 class RemovalSettings:
     """``steps``: at most so many. ``step_norm``: the longest step, L2 over all chosen weights. ``damping``: added
     to the Fisher's diagonal. ``blocks``: between which curvature counts as zero. ``kind``: "empirical" labels
-    or "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all). ``pull``: "sum" pulls all
+    or "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all). ``refresh``: steps
+    for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all
     forget records alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted.
     ``threshold``: log-odds at which a token's pull has faded by half (None: those of a token with the
     target loss, else -3). ``kl_budget``: the drift that the
@@ -43,6 +44,7 @@ class RemovalSettings:
     blocks: str = choice("model", "layer", "tensor")
     kind: str = choice("empirical", "sampled")
     fisher_samples: int | None = optional(whole(None, least=1))
+    refresh: int = whole(1, least=1)
     pull: str = choice("sum", "gauss-newton")
     threshold: float | None = optional(number(None))
     kl_budget: float | None = optional(number(0.5, above=0))
@@ -121,7 +123,7 @@ def _curvature(request: Request, settings, kept):
         return KeptCurvature(request, kept)
     return RetainCurvature(
         request, damping=settings.damping, blocks=settings.blocks, kind=settings.kind,
-        fisher_samples=settings.fisher_samples,
+        fisher_samples=settings.fisher_samples, refresh=getattr(settings, "refresh", 1),
     )  # fmt: skip
 
 

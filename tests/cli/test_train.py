@@ -38,6 +38,18 @@ def test_same_seed_same_weights(command, records, tmp_path):
     assert not equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
+def test_tokenizer_of_another_model(command, records, tmp_path):
+    """What a model retrained on fewer records needs, to be compared with the first."""
+    line = ("train", *SMALL, "--steps", 2, "--quiet")
+    assert command(*line, "--data", records["forget"], records["retain"], "--out", tmp_path / "a")[0] == 0
+    options = ("--data", records["retain"], "--tokenizer-from", tmp_path / "a")
+    assert command(*line, *options, "--out", tmp_path / "b")[0] == 0
+    first, second = (AutoTokenizer.from_pretrained(tmp_path / name, local_files_only=True) for name in "ab")
+    assert first.get_vocab() == second.get_vocab()
+    status, _, err = command(*line, "--data", records["retain"], "--tokenizer-from", tmp_path, "--out", tmp_path / "c")
+    assert status == 2 and err.count("\n") == 1 and not (tmp_path / "c").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [(("--heads", 3), "--heads 3"), (("--layers", 0), "--layers"), (("--context", 1), "--context"),

@@ -27,6 +27,7 @@ def document():
             "gradient-ascent": item(0.08, 0.3, 0.9, uses_retain=False, steps=[(0.9, 0.001), (0.14, 0.4)]),
             "npo": item(0.50, 0.9, 0.02, uses_retain=False),
             "gradient-difference": item(0.02, 0.9, 0.09, frontier=[(0.16, 0.01), (0.15, 0.04)]),
+            "bounded-difference": item(0.01, 0.99, 0.02, frontier=[(0.12, 0.016)]),
             "finetune": item(0.7, 0.99, 0.001),
         },
     }
@@ -37,6 +38,11 @@ def test_ratios_at_the_same_forgetting(document):
     # points that have not forgotten do not count (0.9 at 0.001, npo, finetune, 0.16 at 0.01); of ours only the end
     assert found["without_retain_data"] == {"method": "gradient-ascent", "kl_retain": 0.4, "ratio": 0.01 / 0.4}
     assert found["with_retain_data"] == {"method": "gradient-difference", "kl_retain": 0.04, "ratio": 0.25}
+    # our own pull without curvature is compared apart
+    assert found["own_pull_with_retain_data"] == {
+        "method": "bounded-difference", "kl_retain": 0.016, "ratio": 0.01 / 0.016
+    }  # fmt: skip
+    assert found["own_pull_without_retain_data"]["method"] is None
     assert found["retain_accuracy_kept"] == pytest.approx(0.97 / 0.98)
     assert all(found["shown"].values())
     text = " ".join(sentences(found))

@@ -148,3 +148,58 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_restores():
     with pytest.raises(InvalidInputError, match="lower learning_rate"):
         unlearn(model, forget=encoded(FORGET), method="gradient-ascent", target_loss=99.0)
     assert torch.equal(model.vector, model.start) and model.head.weight.grad is None
+
+
+@pytest.mark.parametrize(("method", "weight"), [("bounded-ascent", 0.0), ("bounded-difference", 3.0)])
+def test_the_bounded_pull(method, weight):
+    """Down the sum of softplus(z - t), z the log-odds of a target and t those of a token with the target loss: the
+    slope of z is that of log p over 1 - p."""
+    loss = 1.2
+    t = -math.log(math.exp(loss) - 1)
+
+    def slope(v):
+        p = v.softmax(0)
+        z = torch.log(p) - torch.log1p(-p)
+        pull = torch.zeros(4, dtype=torch.float64)
+        tokens = [token for record in FORGET for token in record]
+        for token in tokens:
+            one = torch.zeros(4, dtype=torch.float64)
+            one[token] = 1
+            pull += torch.sigmoid(z[token] - t) * (one - p) / (1 - p[token])
+        return pull / len(tokens) - weight * mean_slope(RETAIN, v)
+
+    model = Unigram()
+    options = {"retain_weight": weight} if weight else {}
+    found = unlearn(
+        model, forget=encoded(FORGET), retain=encoded(RETAIN), method=method, learning_rate=RATE,
+        gradients=12 if weight else 6, target_accuracy=-0.0, target_loss=loss, **options,
+    )  # fmt: skip
+    steps = found.steps[-1]["step"]
+    assert steps == 3 and torch.allclose(model.vector, adam(slope, 3), atol=1e-12)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_whole_budget_is_spent_and_the_best_look_is_gone_back_to(every):
+    """With a retained loss that pulls the other way the drift is not monotone; a target that is met early."""
+    seen = {}
+
+    def look(step):
+        seen[step["step"]] = (step["kl_probe"], model.vector.clone())
+
+    model = Unigram()
+    found = unlearn(
+        model, forget=encoded(FORGET), retain=encoded(RETAIN), method="gradient-difference", learning_rate=RATE,
+        gradients=4 * 20, stop="budget", check_every=every, target_accuracy=1.0, target_loss=1.7, on_step=look,
+    )  # fmt: skip
+    assert found.gradients == 80
+    enough = {s["step"]: s["kl_probe"] for s in found.steps if s["forget_loss"] >= 1.7 and "back_to_step" not in s}
+    best = min(enough, key=enough.get)
+    assert len(enough) > 1 and best < 20 and found.steps[-1]["back_to_step"] == best
+    assert torch.equal(model.vector, seen[best][1])
+    assert found.steps[-1]["kl_probe"] == pytest.approx(enough[best]) and found.stopped.startswith("reached")
+    assert f"step {best}" in found.stopped
+
+
+def test_a_budget_that_never_forgets_says_so():
+    _, found = result("gradient-difference", 3, stop="budget")
+    assert found.stopped == "the budget of 12 gradients is spent"

@@ -21,7 +21,8 @@ FIRST_ORDER = [name for name, method in METHODS.items() if method.first_order]
 #: Gradients of one step on 10 forget and 40 retained records (first order: batches of up to 16).
 PER_STEP = {
     "fisher-removal": 50, "fisher-forgetting": 50, "newton": 50, "fisher-removal-retain-free": 10,
-    "gradient-ascent": 10, "gradient-difference": 26, "npo": 10, "npo-retain": 26, "finetune": 16,
+    "gradient-ascent": 10, "gradient-difference": 26, "npo": 10, "npo-retain": 26, "bounded-ascent": 10,
+    "bounded-difference": 26, "finetune": 16,
 }  # fmt: skip
 
 
