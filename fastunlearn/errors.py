@@ -2,6 +2,7 @@
 
 __all__ = [
     "BackendUnavailableError",
+    "DivergedError",
     "FastUnlearnError",
     "InvalidInputError",
     "ModelFolderError",
@@ -39,3 +40,7 @@ class OutputError(FastUnlearnError, OSError):
 
 class BackendUnavailableError(FastUnlearnError, RuntimeError):
     """A compute backend was asked for by name and is not live; the message says why."""
+
+
+class DivergedError(InvalidInputError):
+    """Training or unlearning left the numbers that can be computed with; a smaller learning rate may help."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastunlearn.data.encode import Encoded
-from fastunlearn.errors import InvalidInputError
+from fastunlearn.errors import DivergedError, InvalidInputError
 from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood, softplus_log_odds
 from fastunlearn.operators.model_state import evaluation
 from fastunlearn.operators.targets import make_batch, target_logits
@@ -115,7 +115,10 @@ class _Looks:
 
     def _look(self, step: int) -> bool:
         request = self.monitor.request
-        self.steps.append(self.monitor.look(step, gradients=request.gradients))
+        try:
+            self.steps.append(self.monitor.look(step, gradients=request.gradients))
+        except InvalidInputError as error:  # the model's logits hold NaN or infinity
+            raise DivergedError(f"the model became unusable at step {step}: lower learning_rate ({error})") from error
         if not self.monitor.done(self.steps[-1]):
             return False
         if self._settings.stop == "target":
@@ -175,7 +178,7 @@ def _run(request: Request, settings: _Settings, forget_loss, retain_weight: floa
                     sums, counts = _record_losses(request, samples, negative_log_likelihood)
                     loss = loss + retain_weight * sums.sum() / counts.sum()
                 if not bool(torch.isfinite(loss)):
-                    raise InvalidInputError(f"the loss became {loss.item()} at step {step}: lower learning_rate")
+                    raise DivergedError(f"the loss became {loss.item()} at step {step}: lower learning_rate")
                 loss.backward()
             optimizer.step()
             request.spend(len(chosen) + len(kept))

@@ -1,0 +1,65 @@
+"""Choosing settings by trial: what is chosen, and where the model is left."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.unlearn import METHODS
+from fastunlearn.unlearn.settings import make_settings
+from fastunlearn.unlearn.tuning import GRIDS, tune
+from tests.unlearn.unchanged import bits, same_bits
+
+
+def run(world, grid, method="gradient-ascent", **options):
+    return tune(world.model, world.tokenizer, method=method, grid=grid, **{**world.data, "gradients": 600, **options})
+
+
+def test_the_model_is_that_of_the_trial_with_the_least_drift(world):
+    seen = []
+    grid = [{"learning_rate": rate} for rate in (1e-2, 1e-3, 1e-5)]
+    best, trials = run(world, grid, on_trial=lambda trial: seen.append((trial, bits(world.model))))
+    assert [trial.settings for trial in trials] == grid and [trial for trial, _ in seen] == trials
+    reached = [trial.result.stopped.startswith("reached") for trial in trials]
+    assert reached == [True, True, False]  # the last is too slow for the budget, and drifts least
+    assert trials[2].result.steps[-1]["kl_probe"] < trials[1].result.steps[-1]["kl_probe"]
+    drift = [trial.result.steps[-1]["kl_probe"] for trial in trials[:2]]
+    assert best is trials[drift.index(min(drift))]
+    assert same_bits(bits(world.model), next(weights for trial, weights in seen if trial is best))
+
+
+def test_every_trial_starts_from_the_original(world):
+    _, trials = run(world, [{"learning_rate": 1e-3}] * 2)
+    assert trials[0].result.steps == trials[1].result.steps
+
+
+def test_without_forgetting_the_one_that_forgets_most_is_taken(world):
+    best, _ = run(world, [{"learning_rate": 1e-6}, {"learning_rate": 1e-3}], gradients=50)
+    assert best.settings == {"learning_rate": 1e-3} and not best.result.stopped.startswith("reached")
+
+
+def test_a_wrong_setting_is_an_error_and_leaves_the_model(world):
+    before = bits(world.model)
+    with pytest.raises(InvalidInputError, match="learning_rate"):
+        run(world, [{"learning_rate": 1e-3}, {"learning_rate": -1.0}])
+    assert same_bits(bits(world.model), before)
+    with pytest.raises(InvalidInputError, match="grid is empty"):
+        run(world, [])
+
+
+def test_diverged_trials_are_passed_over(world):
+    rates = [{"learning_rate": 1e30}, {"learning_rate": 1e-3}]
+    best, trials = run(world, rates)
+    assert trials[0].result is None and "lower learning_rate" in trials[0].error and best is trials[1]
+    before = {name: p.clone() for name, p in world.model.named_parameters()}
+    with pytest.raises(InvalidInputError, match="every trial of gradient-ascent failed"):
+        run(world, rates[:1], target_loss=99.0)
+    assert all(torch.equal(p, before[name]) for name, p in world.model.named_parameters())
+
+
+def test_grids_hold_settings_that_the_methods_have():
+    assert set(GRIDS) == {name for name, method in METHODS.items() if method.first_order}
+    for name, grid in GRIDS.items():
+        for settings in grid:
+            make_settings(METHODS[name].settings, name, dict(METHODS[name].preset) | settings)
