@@ -62,8 +62,10 @@ def make_model(tokenizer, seed: int, *, layers: int = 4, width: int = 128) -> Ll
 
 def _trained(what: str, tokenizer, samples: list[Encoded], seed: int, steps: int, progress: Progress) -> Trained:
     model = make_model(tokenizer, seed)
-    with progress.task(f"{what} model", total=1, unit="training"), measured() as usage:
+    with progress.task(f"{what} model", total=1, unit="model") as task, measured() as usage:
         log = train(model, samples, steps=steps, seed=seed, pad_token_id=tokenizer.pad_token_id, progress=progress)
+        task.advance()
+        task.note(f"{steps} steps, loss {log.losses[-1]:.3f}")
     return Trained(model, log, usage)
 
 

@@ -146,10 +146,14 @@ def test_methods_table(command, calls):
 def test_demo(command, monkeypatch, tmp_path):
     made = []
     module = ModuleType("fastunlearn.demo.run")
-    module.run_demo = lambda out, *, seed, progress: made.append((out, seed))
+    module.run_demo = lambda out, *, seed, progress: made.append((out, seed)) or {"a": 1}
     monkeypatch.setitem(sys.modules, "fastunlearn.demo.run", module)
+    found = ModuleType("fastunlearn.demo.claims")
+    found.claims, found.sentences = dict.keys, lambda keys: [f"It has {', '.join(keys)}."]
+    monkeypatch.setitem(sys.modules, "fastunlearn.demo.claims", found)
     status, text, _ = command("demo", "--out", tmp_path, "--seed", 3)
-    assert status == 0 and made == [(str(tmp_path), 3)] and "report.html" in text
+    assert status == 0 and made == [(str(tmp_path), 3)]
+    assert text.splitlines()[0] == "It has a." and "report.html" in text
 
 
 def test_keep_fisher_passes_only_what_is_given(command, calls, records, make_model, tmp_path):
