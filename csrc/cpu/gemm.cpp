@@ -9,10 +9,9 @@
 #include "gemm_kernels.h"
 #include "isa.h"
 #include "kernels.h"
+#include "scratch.h"
 
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
 #if defined(_OPENMP)
@@ -28,6 +27,7 @@ constexpr int64_t kRowBlock = 144;  // a multiple of every micro-tile's rows (4,
 constexpr int64_t kColumnBlock = 1024;
 constexpr int64_t kDepth = 256;  // a panel of the right-hand side, kDepth x 2 vectors, fits the first cache
 constexpr int64_t kRightBytes = 8 << 20;
+constexpr int64_t kLeft = kRowBlock * kDepth + kPackSlack;  // packed left-hand side of one thread
 
 int this_thread() {
 #if defined(_OPENMP)
@@ -38,19 +38,6 @@ int this_thread() {
 }
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
-
-template <class T>
-struct Free {
-    void operator()(T* memory) const { ::operator delete(memory, std::align_val_t(64)); }
-};
-template <class T>
-using Scratch = std::unique_ptr<T[], Free<T>>;  // 64-byte aligned, not initialised
-
-template <class T>
-Scratch<T> scratch(int64_t count) {
-    const size_t bytes = size_t(std::max<int64_t>(count, 1) + kPackSlack) * sizeof(T);
-    return Scratch<T>(static_cast<T*>(::operator new(bytes, std::align_val_t(64))));
-}
 
 int64_t size_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
 
@@ -67,8 +54,16 @@ class Gemm {
    public:
     Gemm(const GemmKernels& kernels, const GemmProblem& problem, int threads)
         : t_(gemm_table<T>(kernels)), p_(problem), threads_(threads) {
-        for (const GemmOutput& output : p_.outputs)
-            for (int64_t row = 0; row < output.rows; row += kRowBlock) blocks_.push_back({&output, row});
+        for (const GemmOutput& output : p_.outputs) {  // blocks of about equal height
+            const int64_t count = (output.rows + kRowBlock - 1) / kRowBlock;
+            const int64_t rows = count ? round_up((output.rows + count - 1) / count, t_.mr) : 0;
+            for (int64_t row = 0; row < output.rows; row += rows)
+                blocks_.push_back({&output, row, std::min(rows, output.rows - row)});
+        }
+        // The longest first, so that the threads end together.
+        std::stable_sort(blocks_.begin(), blocks_.end(), [](const Block& a, const Block& b) {
+            return int64_t(a.output->terms.size()) * a.rows > int64_t(b.output->terms.size()) * b.rows;
+        });
     }
 
     void run() {
@@ -77,8 +72,10 @@ class Gemm {
         const int64_t most = std::max(kDepth, kRightBytes / int64_t(sizeof(T)) / width / kDepth * kDepth);
         int64_t total = 0;
         for (const GemmRight& right : p_.rights) total += right.depth;
-        right_ = scratch<T>(width * std::min(most, total));
-        for (int t = 0; t < threads_; ++t) left_.push_back(scratch<T>(kRowBlock * kDepth));
+        static thread_local KeptScratch<T> kept;  // at most kRightBytes, and kLeft for every thread
+        const int64_t right = width * std::min(most, total) + kPackSlack;
+        right_ = kept.at_least(round_up(right, 16) + threads_ * kLeft);
+        left_ = right_ + round_up(right, 16);
         plan(most, width);
         for (int64_t column = 0; column < p_.columns; column += width)
             for (size_t round = 0; round < rounds_.size(); ++round)
@@ -89,7 +86,7 @@ class Gemm {
    private:
     struct Block {
         const GemmOutput* output;
-        int64_t row;
+        int64_t row, rows;
     };
     using Round = std::vector<Slab<T>>;
 
@@ -103,7 +100,7 @@ class Gemm {
                     rounds_.emplace_back();
                     used = 0;
                 }
-                rounds_.back().push_back({int(right), k, depth, right_.get() + used * width});
+                rounds_.back().push_back({int(right), k, depth, right_ + used * width});
                 used += depth;
             }
     }
@@ -126,13 +123,13 @@ class Gemm {
             }
 #pragma omp for schedule(dynamic, 1)
             for (int64_t task = 0; task < int64_t(blocks_.size()); ++task)
-                add_block(blocks_[size_t(task)], column, columns, round, first, left_[size_t(this_thread())].get());
+                add_block(blocks_[size_t(task)], column, columns, round, first, left_ + this_thread() * kLeft);
         }
     }
 
     void add_block(const Block& block, int64_t column, int64_t columns, const Round& round, bool first, T* left) const {
         const GemmOutput& output = *block.output;
-        const int64_t rows = std::min(kRowBlock, output.rows - block.row);
+        const int64_t rows = block.rows;
         T* c = static_cast<T*>(output.c) + block.row * output.row_stride + column;
         bool accumulate = output.accumulate || !first;
         for (const Slab<T>& slab : round)
@@ -153,14 +150,14 @@ class Gemm {
                 std::fill_n(static_cast<T*>(output.c) + r * output.row_stride, p_.columns, T(0));
     }
 
-    static constexpr int64_t kStrip = 64;  // columns packed by one task: a multiple of every nr (4 .. 32)
+    static constexpr int64_t kStrip = 256;  // columns packed by one task: a multiple of every nr (4 .. 32)
     const GemmTable<T>& t_;
     const GemmProblem& p_;
     const int threads_;
     std::vector<Block> blocks_;
     std::vector<Round> rounds_;
-    Scratch<T> right_;
-    std::vector<Scratch<T>> left_;
+    T* right_ = nullptr;
+    T* left_ = nullptr;
 };
 
 }  // namespace

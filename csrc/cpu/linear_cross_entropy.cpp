@@ -9,12 +9,11 @@
 #include "cross_entropy_kernels.h"
 #include "isa.h"
 #include "kernels.h"
+#include "scratch.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
 namespace fu {
@@ -47,7 +46,7 @@ class Head {
 
     void run() {
         const int64_t streams = 1 + p_.streams;
-        logits_.reset(new T[size_t(streams * chunk_ * columns_)]);
+        logits_ = scratch<T>(streams * chunk_ * columns_);
         sums_.resize(size_t(chunk_ * 2 * p_.streams));
         states_.resize(size_t(chunk_));
         for (int64_t token = 0; token < p_.tokens; token += chunk_) {
@@ -211,7 +210,7 @@ class Head {
     const int threads_;
     const int64_t block_, columns_, chunk_;
     int64_t first_ = 0, rows_ = 0;
-    std::unique_ptr<T[]> logits_;
+    Scratch<T> logits_;
     std::vector<double> sums_;
     std::vector<RowState> states_;
 };

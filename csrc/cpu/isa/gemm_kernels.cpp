@@ -26,6 +26,10 @@ struct ReadSame {
     using Source = T;
     static T one(T v) { return v; }
     static typename Vector<T>::type many(const T* from) { return load(from); }
+    template <int N>
+    static void copy(const T* from, T* to) {
+        __builtin_memcpy(to, from, N * sizeof(T));
+    }
 };
 struct ReadBFloat16 {
     using Source = uint16_t;
@@ -41,6 +45,10 @@ struct ReadBFloat16 {
         Narrow narrow;
         __builtin_memcpy(&narrow, from, sizeof(narrow));
         return (typename Vector<float>::type)(__builtin_convertvector(narrow, Wide) << 16);
+    }
+    template <int N>
+    static void copy(const uint16_t* from, float* to) {
+        for (int i = 0; i < N; ++i) to[i] = one(from[i]);
     }
 };
 
@@ -84,22 +92,27 @@ inline void transpose(V* rows) {
 
 // ---- packing ----
 
-// The depth runs along memory: blocks of lanes x lanes are transposed. A vector that is wider than what is left of
-// the panel spills into the next depth, which is written after it.
+// The depth runs along memory: blocks of lanes x lanes are transposed. A panel narrower than a vector is written by
+// whole vectors, which spill into the depth after it, and are written over from there.
 template <class Read, class T>
 void pack_along(const typename Read::Source* from, int64_t stride, int64_t rows, int64_t depth, int64_t panel, T* to) {
     constexpr int L = lanes<T>;
     using V = typename Vector<T>::type;
     const int64_t whole = depth / L * L;
+    const int64_t ahead = rows > panel ? panel * stride : 0;  // the next panel is fetched meanwhile
     for (int64_t k = 0; k < whole; k += L) {
         for (int64_t r = 0; r < panel; r += L) {
             V block[L];
 #pragma GCC unroll 16
-            for (int i = 0; i < L; ++i) block[i] = r + i < rows ? Read::many(from + (r + i) * stride + k) : V{};
+            for (int i = 0; i < L; ++i) {
+                const auto* line = from + (r + i) * stride + k;
+                block[i] = r + i < rows ? Read::many(line) : V{};
+                if (r + i + panel < rows) __builtin_prefetch(line + ahead);
+            }
             transpose<L>(block);
 #pragma GCC unroll 16
             for (int i = 0; i < L; ++i) {
-                if (r + L <= panel)
+                if (r + L <= panel || panel < L)
                     store(to + (k + i) * panel + r, block[i]);
                 else
                     for (int64_t j = r; j < panel; ++j) to[(k + i) * panel + j] = block[i][j - r];
@@ -110,28 +123,37 @@ void pack_along(const typename Read::Source* from, int64_t stride, int64_t rows,
         for (int64_t r = 0; r < panel; ++r) to[k * panel + r] = r < rows ? Read::one(from[r * stride + k]) : T(0);
 }
 
+// The rows run along memory, and a line of it serves all panels, of kPanel rows each.
+template <int kPanel, class Read, class T>
+void pack_across(const typename Read::Source* from, int64_t stride, int64_t rows, int64_t depth, T* packed) {
+    const int64_t whole = rows / kPanel * kPanel;
+    for (int64_t k = 0; k < depth; ++k) {
+        const auto* line = from + k * stride;
+        T* to = packed + k * kPanel;
+        for (int64_t r = 0; r < whole; r += kPanel) Read::template copy<kPanel>(line + r, to + r * depth);
+        if (whole < rows)
+            for (int64_t v = 0; v < kPanel; ++v)
+                to[whole * depth + v] = whole + v < rows ? Read::one(line[whole + v]) : T(0);
+    }
+}
+
 template <class Read, class T>
 void pack_from(const void* source, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth, int64_t panel,
                T* packed) {
     const auto* from = static_cast<const typename Read::Source*>(source);
-    constexpr int L = lanes<T>;
+    constexpr int kColumns = kVectors * lanes<T>;
     if (depth_stride == 1) {
+        for (int64_t r = 0; r < rows; r += panel)
+            pack_along<Read>(from + r * row_stride, row_stride, rows - r, depth, panel, packed + r * depth);
+    } else if (row_stride == 1 && panel == kRows) {
+        pack_across<kRows, Read>(from, depth_stride, rows, depth, packed);
+    } else if (row_stride == 1 && panel == kColumns) {
+        pack_across<kColumns, Read>(from, depth_stride, rows, depth, packed);
+    } else {
         for (int64_t r0 = 0; r0 < rows; r0 += panel)
-            pack_along<Read>(from + r0 * row_stride, row_stride, rows - r0, depth, panel, packed + r0 * depth);
-        return;
-    }
-    const int64_t vectors = row_stride == 1 ? panel / L * L : 0;
-    for (int64_t k = 0; k < depth; ++k) {  // a row of memory at a time: it serves all panels
-        const auto* line = from + k * depth_stride;
-        for (int64_t r0 = 0; r0 < rows; r0 += panel) {
-            T* to = packed + r0 * depth + k * panel;
-            if (r0 + panel <= rows) {
-                for (int64_t r = 0; r < vectors; r += L) store(to + r, Read::many(line + r0 + r));
-                for (int64_t r = vectors; r < panel; ++r) to[r] = Read::one(line[(r0 + r) * row_stride]);
-            } else {
-                for (int64_t r = 0; r < panel; ++r) to[r] = r0 + r < rows ? Read::one(line[(r0 + r) * row_stride]) : T(0);
-            }
-        }
+            for (int64_t k = 0; k < depth; ++k)
+                for (int64_t r = r0; r < r0 + panel; ++r)
+                    *packed++ = r < rows ? Read::one(from[r * row_stride + k * depth_stride]) : T(0);
     }
 }
 
