@@ -3,11 +3,8 @@
 // sums of the pairs of samples are added to the result by float64 atomics. The order of those additions varies,
 // but in float64, so it does not show in a float32 result beyond a rare last bit.
 //
-// Version log: 1, plain FMA tiles (no tensor cores): right for every dtype first.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include "ghost_gram.h"
+// Version log: 1, plain FMA tiles for every dtype; 2, bfloat16 and float16 go to tensor cores (ghost_gram_tensor.cu).
+#include "sample_sums.h"
 
 namespace fu {
 namespace {
@@ -18,11 +15,6 @@ constexpr int kSide = 16;     // threads on each side of a block
 constexpr int kEach = kTile / kSide;  // tokens on each side of a thread's share
 constexpr int kThreads = kSide * kSide;
 constexpr int kMostRowTiles = 65535;  // limit of gridDim.y
-
-__device__ inline float widen(float v) { return v; }
-__device__ inline double widen(double v) { return v; }
-__device__ inline float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
-__device__ inline float widen(__half v) { return __half2float(v); }
 
 // Shared memory: the two slabs while multiplying, the finished tile afterwards. The odd pitch of the tile
 // spreads a column over the banks.
@@ -73,38 +65,6 @@ __device__ void multiply(Shared<T>& s, const void* a, int64_t a_stride, int64_t 
     }
 }
 
-// Sums down each column over the rows of one sample: the sum is left in the sample's first row of the tile.
-template <class T>
-__device__ void sum_rows(Shared<T>& s, const int32_t* owner, int rows, int columns) {
-    const int c = threadIdx.x;
-    if (c >= columns) return;
-    for (int r = 0; r < rows;) {
-        const int start = r;
-        T total = 0;
-        do total += s.tile[r++][c];
-        while (r < rows && owner[r] == owner[start]);
-        s.tile[start][c] = total;
-    }
-}
-
-// Sums the first row of each sample over the columns of one sample, and adds that to the result.
-template <class T>
-__device__ void add_columns(Shared<T>& s, const GramProblem& p, const int32_t* row_owner, int rows,
-                            const int32_t* column_owner, int columns, bool diagonal) {
-    const int r = threadIdx.x;
-    if (r >= rows || (r > 0 && row_owner[r] == row_owner[r - 1])) return;
-    const int32_t i = row_owner[r];
-    for (int c = 0; c < columns;) {
-        const int32_t j = column_owner[c];
-        double total = 0;
-        do total += double(s.tile[r][c++]);
-        while (c < columns && column_owner[c] == j);
-        if (p.symmetric && j < i) continue;                        // the mirror is there
-        if (p.symmetric && j == i && !diagonal) total += total;    // the tile left of the diagonal is skipped
-        atomicAdd(p.out + int64_t(i) * p.second.samples + j, total);
-    }
-}
-
 template <class S, class T>
 __global__ void __launch_bounds__(kThreads) ghost_gram_kernel(const GramProblem p) {
     if (p.symmetric && blockIdx.x < blockIdx.y) return;
@@ -126,9 +86,9 @@ __global__ void __launch_bounds__(kThreads) ghost_gram_kernel(const GramProblem 
         for (int j = 0; j < kEach; ++j)
             s.tile[ty * kEach + i][tx + j * kSide] = (inputs[i][j] + shift) * gradients[i][j];
     __syncthreads();
-    sum_rows(s, row_owner, rows, columns);
+    sum_rows<kTile + 1>(&s.tile[0][0], row_owner, rows, columns);
     __syncthreads();
-    add_columns(s, p, row_owner, rows, column_owner, columns, blockIdx.x == blockIdx.y);
+    add_columns<kTile + 1>(&s.tile[0][0], p, row_owner, rows, column_owner, columns, blockIdx.x == blockIdx.y);
 }
 
 template <class S, class T>
@@ -147,8 +107,8 @@ cudaError_t ghost_gram(const GramProblem& problem, cudaStream_t stream) {
     switch (problem.dtype) {
         case kFloat32: return launch<float, float>(problem, stream);
         case kFloat64: return launch<double, double>(problem, stream);
-        case kBFloat16: return launch<__nv_bfloat16, float>(problem, stream);
-        case kFloat16: return launch<__half, float>(problem, stream);
+        case kBFloat16:
+        case kFloat16: return ghost_gram_tensor(problem, stream);
         default: return cudaErrorInvalidValue;
     }
 }

@@ -1,14 +1,9 @@
 // K_ij = sum_{t in i, s in j} (x_t . x_s + bias) (g_t . g_s) on CUDA, without a token x token matrix.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstdint>
+#include "numbers.h"
 
 namespace fu {
-
-// Dtypes of the inputs; the numbers are those of fastunlearn/ops/ghost_gram/cpu.py.
-enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 
 // One set of samples, all addresses on the device. owner[t] is the sample of token t and does not decrease.
 struct GramSide {
@@ -34,6 +29,9 @@ struct GramProblem {
 
 // Most tokens of the first side that one launch takes.
 int64_t ghost_gram_most_tokens();
+
+// The same on tensor cores, for bfloat16 and float16 (ghost_gram_tensor.cu). ghost_gram calls it.
+cudaError_t ghost_gram_tensor(const GramProblem& problem, cudaStream_t stream);
 
 // Queued on `stream` of the current device. Returns the launch's status; an unknown dtype is
 // cudaErrorInvalidValue.

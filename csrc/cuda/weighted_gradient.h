@@ -1,0 +1,28 @@
+// out += sum_t w_t g_t x_t^T: a linear layer's weight gradient with a weight per token (a row scaling of g).
+#pragma once
+
+#include "numbers.h"
+
+namespace fu {
+
+// All addresses on the device. x (tokens x d_in), g (tokens x d_out) of dtype (float32, float64, bfloat16, float16),
+// rows x_stride and g_stride numbers apart; weights float32 (float64 for float64), null for ones; out (d_out x d_in)
+// float32 (float64 for float64), rows out_stride apart.
+struct WeightedGradient {
+    int dtype;
+    const void* x;
+    int64_t x_stride;
+    const void* g;
+    int64_t g_stride;
+    const void* weights;
+    void* out;
+    int64_t out_stride;
+    int64_t tokens;
+    int64_t d_in;
+    int64_t d_out;
+};
+
+// Half precision on tensor cores: w_t g_t is rounded to the dtype, sums are float32. Same bits on every run.
+cudaError_t weighted_gradient(const WeightedGradient& problem, cudaStream_t stream);
+
+}  // namespace fu
