@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from . import activation as _activation
 from . import attention as _attention
+from . import explicit_rows as _explicit_rows
 from . import gated_mlp as _gated_mlp
 from . import ghost_gram as _ghost_gram
 from . import linear as _linear
@@ -16,6 +17,8 @@ from . import linear_cross_entropy as _linear_cross_entropy
 from . import norm as _norm
 from . import null as _null
 from . import rope as _rope
+from . import small_cholesky as _small_cholesky
+from . import weighted_gradient as _weighted_gradient
 
 __all__ = ["OPS", "Op"]
 
@@ -52,6 +55,18 @@ _ROWS = (
     Op("activation", "fastunlearn.ops.activation", "SiLU, GELU and kin, and their dual", _activation.BACKENDS),
     Op("gated_mlp", "fastunlearn.ops.gated_mlp", "act(gate) * up, and its dual", _gated_mlp.BACKENDS),
     Op("rope", "fastunlearn.ops.rope", "rotary embedding, and its transpose", _rope.BACKENDS),
+    Op(
+        "explicit_rows", "fastunlearn.ops.explicit_rows", "G v and G^T c for an explicit G, also int8",
+        _explicit_rows.BACKENDS,
+    ),
+    Op(
+        "weighted_gradient", "fastunlearn.ops.weighted_gradient", "a weight gradient with a weight per token",
+        _weighted_gradient.BACKENDS,
+    ),
+    Op(
+        "small_cholesky", "fastunlearn.ops.small_cholesky", "solves of many small positive definite systems",
+        _small_cholesky.BACKENDS,
+    ),
 )
 
 #: Every op by name.

@@ -37,7 +37,7 @@ def rmatvec(
     out: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``G^T c`` (P,) for coefficients c (m,), float32 (float64 for float64 rows); added to ``out`` where it is given."""
+    """``G^T c`` (P,) for c (m,), float32 (float64 for float64 rows); added to ``out`` where it is given."""
     rows = _check(rows, scales, group)
     coefficients = _vector(coefficients, "coefficients", rows.shape[0], rows)
     if out is None:

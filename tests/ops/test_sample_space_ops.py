@@ -1,0 +1,83 @@
+"""Explicit rows, weighted gradients and small Cholesky solves: the reference here, the CUDA kernels where a GPU is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastunlearn.errors import BackendUnavailableError, InvalidInputError
+from fastunlearn.ops import explicit_rows, small_cholesky
+from fastunlearn.ops._dispatch import why_not_live
+from fastunlearn.ops.weighted_gradient import weighted_gradient
+from tests.ops import sample_space_cases as cases
+
+REASON = why_not_live("cuda")
+PLACES = [
+    pytest.param(("reference", "cpu"), id="reference"),
+    pytest.param(
+        ("cuda", "cuda"), id="cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(bool(REASON), reason=f"cuda backend: {REASON}")],
+    ),
+]  # fmt: skip
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("size", cases.ROWS, ids=str)
+def test_explicit_rows(size, dtype, strided, place):
+    cases.check_explicit_rows(dtype, size, strided, *place)
+
+
+def test_explicit_rows_in_float64():
+    cases.check_explicit_rows(torch.float64, (5, 200), True, "reference", "cpu")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("weighted, strided", [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("size", cases.GRADIENTS, ids=str)
+def test_weighted_gradient(size, dtype, weighted, strided, place):
+    cases.check_weighted_gradient(dtype, size, weighted, strided, *place)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("size", cases.SYSTEMS, ids=str)
+def test_small_cholesky(size, dtype, place):
+    cases.check_small_cholesky(dtype, size, *place)
+
+
+def test_many_blocks_of_columns(monkeypatch):
+    """The reference widens some columns at a time; scales follow."""
+    from fastunlearn.ops.explicit_rows import reference
+
+    monkeypatch.setattr(reference, "COLUMNS", 100)
+    cases.check_explicit_rows(torch.int8, (3, 1000), False, "reference", "cpu")
+    cases.check_explicit_rows(torch.bfloat16, (3, 1000), False, "reference", "cpu")
+
+
+def test_refusals():
+    rows, v = torch.zeros(3, 40), torch.zeros(40)
+    with pytest.raises(InvalidInputError, match="int8 rows need scales"):
+        explicit_rows.matvec(rows.to(torch.int8), v)
+    with pytest.raises(InvalidInputError, match="multiple of 16"):
+        explicit_rows.matvec(rows, v, torch.zeros(3, 4), 12)
+    with pytest.raises(InvalidInputError, match=r"scales must be \(3, 3\)"):
+        explicit_rows.matvec(rows, v, torch.zeros(3, 4), 16)
+    with pytest.raises(InvalidInputError, match=r"v must be \(40,\)"):
+        explicit_rows.matvec(rows, v[:5])
+    with pytest.raises(InvalidInputError, match="contiguous"):
+        explicit_rows.rmatvec(rows, torch.zeros(3), out=torch.zeros(80)[::2])
+    with pytest.raises(InvalidInputError, match="weights must be"):
+        weighted_gradient(rows, rows, torch.zeros(4), torch.zeros(40, 40))
+    with pytest.raises(InvalidInputError, match="of one floating dtype"):
+        weighted_gradient(rows, rows.double(), None, torch.zeros(40, 40))
+    with pytest.raises(InvalidInputError, match="a must be"):
+        small_cholesky.solve(rows, rows)
+    with pytest.raises(InvalidInputError, match="rhs must be"):
+        small_cholesky.solve(torch.eye(3)[None], torch.zeros(1, 4, 1))
+    if REASON:
+        with pytest.raises(BackendUnavailableError, match="cuda"):
+            small_cholesky.solve(torch.eye(3)[None], torch.zeros(1, 3, 1), backend="cuda")
