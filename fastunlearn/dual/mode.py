@@ -88,21 +88,30 @@ class DualMode(TorchFunctionMode):
                 storage = tensor.untyped_storage()
                 self._sizes[storage.data_ptr()] = storage.nbytes()
 
-    def record(self, primal: Tensor, tangent: Tensor | None, backward: Callable) -> Dual:
-        """The Dual of a result whose adjoints ``backward(g, h)`` hands on."""
+    def record(
+        self, primal: Tensor, tangent: Tensor | None, backward: Callable, recipe: Callable | None = None
+    ) -> Dual:
+        """The Dual of a result whose adjoints ``backward(g, h)`` hands on; ``recipe``: see :class:`.values.Dual`."""
         if self.tape is None:
             return Dual(primal, tangent, UNTAPED)
         slot = Slot()
         self.tape.append(slot, backward)
-        if self._sizes is not None:
+        if self._sizes is not None and recipe is None:
             self._count(primal, tangent)
-        return Dual(primal, tangent, slot)
+        result = Dual(primal, tangent, slot)
+        result.recipe = recipe
+        return result
 
     def forced(self, value: Any) -> Any:
         """``value``, computed now if it was put off."""
         if isinstance(value, Dual) and value.pending is not None:
             found = value.pending.force(self)
-            value.primal, value.tangent, value.slot = found.primal, found.tangent, found.slot
+            value.primal, value.tangent, value.slot, value.recipe = (
+                found.primal,
+                found.tangent,
+                found.slot,
+                found.recipe,
+            )
             value.pending = None
         return value
 

@@ -104,7 +104,8 @@ class Dual(torch.Tensor):
     A Dual never changes: a write in place gives the model's object another value (see :mod:`.rules.in_place`).
     ``owner``: the model's object that has this value, None for the Dual itself. ``root``: of a view, the owner it is
     a view of, the function that makes it, and the version it has seen. ``pending``: how to compute a value that was
-    put off; it has no primal before that.
+    put off; it has no primal before that. ``recipe()``: primal and tangent anew, cheaply, from values that are kept
+    anyway; who needs them in the reverse sweep keeps the recipe instead.
     """
 
     primal: Tensor
@@ -113,6 +114,7 @@ class Dual(torch.Tensor):
     owner: Any
     root: Any
     pending: Any
+    recipe: Any
 
     @staticmethod
     def __new__(cls, primal: Tensor, tangent: Tensor | None, slot: Slot) -> Dual:
@@ -120,14 +122,14 @@ class Dual(torch.Tensor):
             cls, primal.size(), strides=primal.stride(), dtype=primal.dtype, device=primal.device
         )
         self.primal, self.tangent, self.slot = primal, tangent, slot
-        self.owner = self.root = self.pending = None
+        self.owner = self.root = self.pending = self.recipe = None
         return self
 
     @staticmethod
     def deferred(shape: torch.Size, dtype: torch.dtype, device: torch.device, pending: Any) -> Dual:
         """A value that ``pending.force(ctx)`` computes when it is asked for."""
         self = torch.Tensor._make_wrapper_subclass(Dual, shape, dtype=dtype, device=device)
-        self.owner = self.root = None
+        self.owner = self.root = self.recipe = None
         self.pending = pending
         return self
 

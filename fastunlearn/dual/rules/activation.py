@@ -28,12 +28,14 @@ class DeferredActivation:
     def force(self, ctx: Any) -> Dual:
         """The value."""
         x, kind = self.x, self.kind
-        y, yt = op.dual_forward(x.primal, x.tangent, kind)
+
+        def recipe() -> tuple[Tensor, Tensor | None]:
+            return op.dual_forward(x.primal, x.tangent, kind)
 
         def backward(g: Tensor | None, h: Tensor | None) -> None:
             x.slot.add(*op.dual_backward(x.primal, x.tangent, g, h, kind), fresh=True)
 
-        return ctx.record(y, yt, backward)
+        return ctx.record(*recipe(), backward, recipe)
 
     def met(self, ctx: Any, name: str, args: tuple, kwargs: dict) -> Any:
         """A product with another value of the same shape."""
@@ -65,11 +67,12 @@ def activation_rule(kind_of: Callable[..., str | None]) -> Callable:
 
 
 def _gated(ctx: Any, gate: Dual, up: Dual, kind: str) -> Dual:
-    y, yt = gated_mlp.dual_forward(gate.primal, up.primal, gate.tangent, up.tangent, kind)
+    def recipe() -> tuple[Tensor, Tensor | None]:
+        return gated_mlp.dual_forward(gate.primal, up.primal, gate.tangent, up.tangent, kind)
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         found = gated_mlp.dual_backward(gate.primal, up.primal, gate.tangent, up.tangent, g, h, kind)
         gate.slot.add(found[0], found[2], fresh=True)
         up.slot.add(found[1], found[3], fresh=True)
 
-    return ctx.record(y, yt, backward)
+    return ctx.record(*recipe(), backward, recipe)

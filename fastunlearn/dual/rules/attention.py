@@ -50,6 +50,11 @@ def attention(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     return dual_attention(ctx, q, k, v, spec)
 
 
+def _heads_inside(o: Tensor) -> Tensor:
+    """``o`` (..., H, S, E) laid out as (..., S, H, E): what every model makes of it next, so that one copy is kept."""
+    return o.transpose(-3, -2).contiguous().transpose(-3, -2)
+
+
 def dual_attention(ctx: Any, q: Any, k: Any, v: Any, spec: op.AttentionSpec) -> Dual:
     """Attention of q (B, H, S, D), k (B, G, T, D), v (B, G, T, E); at least one is a Dual."""
     values = (q, k, v)
@@ -60,6 +65,8 @@ def dual_attention(ctx: Any, q: Any, k: Any, v: Any, spec: op.AttentionSpec) -> 
         o, stats = op.forward(*primals, spec)
     else:
         o, ot, stats = op.dual_forward(*primals, *tangents, spec)
+        ot = _heads_inside(ot)
+    o = _heads_inside(o)
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         if g is None:

@@ -45,12 +45,25 @@ def _spread(streams: Tensor, result: Tensor) -> Tensor:
     return streams if streams.dtype == result.dtype else streams.to(result.dtype)
 
 
-def _hand(x: Dual, g: Tensor | None, h: Tensor | None, fresh: bool) -> None:
-    shape, dtype = x.primal.shape, x.primal.dtype
-    x.slot.add(
-        None if g is None else shrink(g, shape, 0).to(dtype), None if h is None else shrink(h, shape, 1).to(dtype),
-        fresh,
-    )  # fmt: skip
+class _Target:
+    """Where adjoints of a value go. It keeps the slot and the shape, not the value."""
+
+    __slots__ = ("dtype", "shape", "slot")
+
+    def __init__(self, x: Dual) -> None:
+        self.slot, self.shape, self.dtype = x.slot, x.primal.shape, x.primal.dtype
+
+    def hand(self, g: Tensor | None, h: Tensor | None, fresh: bool) -> None:
+        """Adds adjoints in the shape and dtype of the result, summed where the value was broadcast."""
+        self.slot.add(
+            None if g is None else shrink(g, self.shape, 0).to(self.dtype),
+            None if h is None else shrink(h, self.shape, 1).to(self.dtype),
+            fresh,
+        )
+
+
+def _target(value: Any) -> _Target | None:
+    return _Target(value) if isinstance(value, Dual) else None
 
 
 def _sum(ctx: Any, a: Any, b: Any, sign: float) -> Dual:
@@ -67,13 +80,15 @@ def _sum(ctx: Any, a: Any, b: Any, sign: float) -> Dual:
         tangent = _spread(bt, y)
         tangent = tangent if sign > 0 else -tangent
 
+    to_a, to_b = _target(a), _target(b)
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        if isinstance(a, Dual):
-            _hand(a, g, h, False)
-        if isinstance(b, Dual):
+        if to_a is not None:
+            to_a.hand(g, h, False)
+        if to_b is not None:
             if sign < 0:
                 g, h = None if g is None else -g, None if h is None else -h
-            _hand(b, g, h, False)
+            to_b.hand(g, h, False)
 
     return ctx.record(y, tangent, backward)
 
@@ -99,8 +114,10 @@ def _scaled(ctx: Any, x: Dual, factor: Any) -> Dual:
     if x.tangent is not None:
         tangent = _spread(aligned(x.tangent, y.ndim) * factor, y)
 
+    to_x = _Target(x)
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        _hand(x, None if g is None else g * factor, None if h is None else h * factor, True)
+        to_x.hand(None if g is None else g * factor, None if h is None else h * factor, True)
 
     return ctx.record(y, tangent, backward)
 
@@ -123,16 +140,18 @@ def multiply(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         other = aligned(bt, y.ndim) * ap
         tangent = _spread(other, y) if tangent is None else tangent + other
 
-    def one(x: Dual, other: Tensor, other_t: Tensor | None, g: Tensor | None, h: Tensor | None) -> None:
+    to_a, to_b, ndim = _Target(a), _Target(b), y.ndim
+
+    def one(to: _Target, other: Tensor, other_t: Tensor | None, g: Tensor | None, h: Tensor | None) -> None:
         hx = None if h is None else h * other
         if g is not None and other_t is not None:
-            curved = aligned(other_t, y.ndim) * g
+            curved = aligned(other_t, ndim) * g
             hx = curved if hx is None else hx.add_(curved)
-        _hand(x, None if g is None else g * other, hx, True)
+        to.hand(None if g is None else g * other, hx, True)
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        one(a, bp, bt, g, h)
-        one(b, ap, at, g, h)
+        one(to_a, bp, bt, g, h)
+        one(to_b, ap, at, g, h)
 
     return ctx.record(y, tangent, backward)
 
@@ -145,8 +164,10 @@ def divide(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     y = x.primal / divisor
     tangent = None if x.tangent is None else _spread(aligned(x.tangent, y.ndim) / divisor, y)
 
+    to_x = _Target(x)
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        _hand(x, None if g is None else g / divisor, None if h is None else h / divisor, True)
+        to_x.hand(None if g is None else g / divisor, None if h is None else h / divisor, True)
 
     return ctx.record(y, tangent, backward)
 

@@ -24,6 +24,12 @@ def _parts(value: Any) -> tuple[Tensor | None, Tensor | None]:
     return (value.primal, value.tangent) if isinstance(value, Dual) else (value, None)
 
 
+def _rows(x: Tensor, xt: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """x with leading axes made one, and its tangents."""
+    x2 = x.reshape(-1, x.shape[-1])
+    return x2, None if xt is None else xt.reshape(xt.shape[0], *x2.shape)
+
+
 def _add_weight(weight: Dual, x: Tensor, xt: Tensor | None, g: Tensor | None, h: Tensor | None, turned: bool) -> None:
     """Adds the adjoints of a weight: (out, in), or (in, out) where it is ``turned``."""
     slot = weight.slot
@@ -61,22 +67,24 @@ def dual_linear(ctx: Any, x: Any, weight: Any, bias: Any, turned: bool = False) 
     if turned:
         wp, wt = wp.t(), None if wt is None else wt.transpose(1, 2)
     lead = xp.shape[:-1]
-    x2 = xp.reshape(-1, xp.shape[-1])
-    xt2 = None if xt is None else xt.reshape(xt.shape[0], *x2.shape)
+    x2, xt2 = flat = _rows(xp, xt)
     y, yt = op.dual_forward(x2, xt2, wp, wt, bp, bt)
     height = wp.shape[0]
+    slot, shape = x.slot if isinstance(x, Dual) else None, xp.shape
+    recipe = x.recipe if isinstance(x, Dual) else None
+    kept = None if recipe is not None or not isinstance(weight, Dual) else flat
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         g2 = None if g is None else g.reshape(-1, height)
         h2 = None if h is None else h.reshape(h.shape[0], -1, height)
         if isinstance(weight, Dual):
+            x2, xt2 = _rows(*recipe()) if kept is None else kept
             _add_weight(weight, x2, xt2, g2, h2, turned)
         if isinstance(bias, Dual):
             _add_bias(bias, g2, h2)
-        if isinstance(x, Dual):
+        if slot is not None:
             gx, hx = op.dual_backward(wp, wt, g2, h2)
-            shape = x.primal.shape
-            x.slot.add(
+            slot.add(
                 None if gx is None else gx.view(shape), None if hx is None else hx.view(hx.shape[0], *shape), fresh=True
             )
 

@@ -41,8 +41,10 @@ def weighted_sum(ctx: Any, nll: Dual, weights: Tensor) -> Dual:
     """``sum_n weights_n nll_n``, a scalar."""
     tangent = None if nll.tangent is None else nll.tangent.to(weights.dtype) @ weights
 
+    slot = nll.slot
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        nll.slot.add(None if g is None else g * weights, None if h is None else h[:, None] * weights)
+        slot.add(None if g is None else g * weights, None if h is None else h[:, None] * weights)
 
     return ctx.record(torch.dot(nll.primal.to(weights.dtype), weights), tangent, backward)
 

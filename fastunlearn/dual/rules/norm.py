@@ -29,11 +29,14 @@ def dual_norm(ctx: Any, x: Any, weight: Any, bias: Any, eps: float, offset: floa
     width = xp.shape[-1]
     x2 = xp.reshape(-1, width)
     xt2 = None if xt is None else xt.reshape(xt.shape[0], *x2.shape)
-    if centred:
-        y, yt = op.layer_norm_dual_forward(x2, xt2, wp, wt, bp, bt, eps, offset)
-    else:
-        y, yt = op.rms_norm_dual_forward(x2, xt2, wp, wt, eps, offset)
-    shape = xp.shape
+
+    def recipe() -> tuple[Tensor, Tensor | None]:
+        if centred:
+            return op.layer_norm_dual_forward(x2, xt2, wp, wt, bp, bt, eps, offset)
+        return op.rms_norm_dual_forward(x2, xt2, wp, wt, eps, offset)
+
+    y, yt = recipe()
+    slot, shape = x.slot if isinstance(x, Dual) else None, xp.shape
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         g2 = None if g is None else g.reshape(-1, width)
@@ -50,11 +53,11 @@ def dual_norm(ctx: Any, x: Any, weight: Any, bias: Any, eps: float, offset: floa
             _add_parameter(weight.slot, g, hw)
         if isinstance(bias, Dual):
             _add_parameter(bias.slot, g, hb)
-        if isinstance(x, Dual):
+        if slot is not None:
             gx = None if gx is None else gx.view(shape)
-            x.slot.add(gx, None if hx is None else hx.view(hx.shape[0], *shape), fresh=True)
+            slot.add(gx, None if hx is None else hx.view(hx.shape[0], *shape), fresh=True)
 
-    return ctx.record(y.view(shape), None if yt is None else yt.view(yt.shape[0], *shape), backward)
+    return ctx.record(y.view(shape), None if yt is None else yt.view(yt.shape[0], *shape), backward, recipe)
 
 
 def _fits(x: Any, size: Any, *parameters: Any) -> bool:

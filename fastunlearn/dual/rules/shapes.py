@@ -38,6 +38,8 @@ def linear_map(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         single = x.tangent.shape[0] == 1
         tangent = function(x.tangent[0])[None] if single else torch.func.vmap(function)(x.tangent)
 
+    slot = x.slot
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         gx = hx = None
         if g is not None:
@@ -45,7 +47,7 @@ def linear_map(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         if h is not None:
             rows = [torch.autograd.grad(y, leaf, row, retain_graph=True)[0] for row in h]
             hx = rows[0][None] if len(rows) == 1 else torch.stack(rows)
-        x.slot.add(gx, hx)
+        slot.add(gx, hx)
 
     return ctx.record(y.detach(), tangent, backward)
 
@@ -59,10 +61,10 @@ def reshaping(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     if y is x.primal:
         return x
     tangent = None if x.tangent is None else x.tangent.reshape(x.tangent.shape[0], *y.shape)
-    shape = x.primal.shape
+    slot, shape = x.slot, x.primal.shape
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        x.slot.add(None if g is None else g.reshape(shape), None if h is None else h.reshape(h.shape[0], *shape))
+        slot.add(None if g is None else g.reshape(shape), None if h is None else h.reshape(h.shape[0], *shape))
 
     return ctx.record(y, tangent, backward)
 
@@ -75,8 +77,10 @@ def transpose(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     n = x.primal.ndim
     i, j = (a + n if a < 0 else a for a in args[1:])
 
+    slot = x.slot
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        x.slot.add(None if g is None else g.transpose(i, j), None if h is None else h.transpose(i + 1, j + 1))
+        slot.add(None if g is None else g.transpose(i, j), None if h is None else h.transpose(i + 1, j + 1))
 
     tangent = None if x.tangent is None else x.tangent.transpose(i + 1, j + 1)
     return ctx.record(x.primal.transpose(i, j), tangent, backward)
@@ -91,11 +95,11 @@ def cast(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         return y
     if y is x.primal:
         return x
-    dtype = x.primal.dtype
+    slot, dtype = x.slot, x.primal.dtype
     tangent = None if x.tangent is None else x.tangent.to(y.dtype)
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        x.slot.add(None if g is None else g.to(dtype), None if h is None else h.to(dtype))
+        slot.add(None if g is None else g.to(dtype), None if h is None else h.to(dtype))
 
     return ctx.record(y, tangent, backward)
 
@@ -124,17 +128,17 @@ def index(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         return linear_map(ctx, func, args, kwargs)
     y = x.primal[where]
     tangent = None if x.tangent is None else x.tangent[(slice(None), *items)]
-    primal = x.primal
+    slot, shape = x.slot, x.primal.shape
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
         gx = hx = None
         if g is not None:
-            gx = torch.zeros_like(primal, memory_format=torch.contiguous_format)
+            gx = g.new_zeros(shape)
             gx[where] = g
         if h is not None:
-            hx = primal.new_zeros((h.shape[0], *primal.shape))
+            hx = h.new_zeros((h.shape[0], *shape))
             hx[(slice(None), *items)] = h
-        x.slot.add(gx, hx, fresh=True)
+        slot.add(gx, hx, fresh=True)
 
     return ctx.record(y, tangent, backward)
 
@@ -153,18 +157,21 @@ def split(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     moved = [None] * len(parts) if count is None else x.tangent.split(sizes, dim + 1)
     if ctx.tape is None:
         return tuple(ctx.record(p, t, None) for p, t in zip(parts, moved, strict=True))
+    slot, shapes = x.slot, [p.shape for p in parts]
 
     def backward(adjoints: list) -> None:
         gs, hs = [g for g, _ in adjoints], [h for _, h in adjoints]
         gx = hx = None
         if any(g is not None for g in gs):
-            gx = torch.cat([torch.zeros_like(p) if g is None else g for p, g in zip(parts, gs, strict=True)], dim)
+            like = next(g for g in gs if g is not None)
+            gx = torch.cat([like.new_zeros(s) if g is None else g for s, g in zip(shapes, gs, strict=True)], dim)
         if any(h is not None for h in hs):
-            k = next(h.shape[0] for h in hs if h is not None)
+            like = next(h for h in hs if h is not None)
+            k = like.shape[0]
             hx = torch.cat(
-                [p.new_zeros((k, *p.shape)) if h is None else h for p, h in zip(parts, hs, strict=True)], dim + 1
+                [like.new_zeros((k, *s)) if h is None else h for s, h in zip(shapes, hs, strict=True)], dim + 1
             )
-        x.slot.add(gx, hx, fresh=True)
+        slot.add(gx, hx, fresh=True)
 
     results = tuple(Dual(p, t, ctx.new_slot()) for p, t in zip(parts, moved, strict=True))
     ctx.tape.append(tuple(r.slot for r in results), backward)
@@ -191,12 +198,14 @@ def concatenate(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         ]
         tangent = torch.cat(moved, dim + 1)
 
+    slots = [p.slot if isinstance(p, Dual) else None for p in parts]
+
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        gs = [None] * len(parts) if g is None else g.split(sizes, dim)
-        hs = [None] * len(parts) if h is None else h.split(sizes, dim + 1)
-        for p, gp, hp in zip(parts, gs, hs, strict=True):
-            if isinstance(p, Dual):
-                p.slot.add(gp, hp)
+        gs = [None] * len(slots) if g is None else g.split(sizes, dim)
+        hs = [None] * len(slots) if h is None else h.split(sizes, dim + 1)
+        for slot, gp, hp in zip(slots, gs, hs, strict=True):
+            if slot is not None:
+                slot.add(gp, hp)
 
     return ctx.record(torch.cat(primals, dim), tangent, backward)
 
@@ -207,12 +216,12 @@ def expand(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     if kwargs or any(isinstance(a, Tensor) for a in args[1:]):
         return linear_map(ctx, func, args, kwargs)
     y = x.primal.expand(*args[1:])
-    shape = x.primal.shape
+    slot, shape = x.slot, x.primal.shape
     tangent = None
     if x.tangent is not None:
         tangent = aligned(x.tangent, y.ndim).expand(x.tangent.shape[0], *y.shape)
 
     def backward(g: Tensor | None, h: Tensor | None) -> None:
-        x.slot.add(None if g is None else shrink(g, shape, 0), None if h is None else shrink(h, shape, 1))
+        slot.add(None if g is None else shrink(g, shape, 0), None if h is None else shrink(h, shape, 1))
 
     return ctx.record(y, tangent, backward)
