@@ -2,8 +2,10 @@
 # Builds, checks and times everything on a bare GPU machine: Python, PyTorch with CUDA and nvcc are there, and
 # nothing can be downloaded. Each part runs alone in under eight minutes:
 #
-#   bench/device.sh build|check|sanitize|time|all [FOLDER]
+#   bench/device.sh build|check|sanitize|time|models|all [FOLDER]
 #
+# check: every kernel, every dtype, against float64, and the tests of tests/ops where pytest is there. time: kernels
+# beside their peers; models: whole Hessian-vector products.
 # JSON and logs go to FOLDER, else to $OUT, else to runs/device. Exits non-zero when a check fails.
 # PYTHON names the interpreter that has PyTorch (default python3).
 set -eu
@@ -39,6 +41,11 @@ ensure() {
 
 check() {
     ensure
+    "$PYTHON" -m bench.device.check --out "$out"
+    if ! "$PYTHON" -c 'import pytest' 2>/dev/null; then
+        echo "pytest is not installed: tests/ops is left out"
+        return 0
+    fi
     "$PYTHON" -m pytest tests/ops -q -p no:cacheprovider --junitxml="$out/check.xml"
     "$PYTHON" - "$out/check.xml" "$out/check.json" <<'PY'
 import json, sys, xml.etree.ElementTree as tree
@@ -73,6 +80,13 @@ sanitize() {
 time_all() {
     ensure
     "$PYTHON" -m bench.ghost_gram --device cuda --out "$out"
+    "$PYTHON" -m bench.device.timings --out "$out" --only attention --only cross-entropy --only ghost-gram \
+        --only explicit-rows
+}
+
+models() {
+    ensure
+    "$PYTHON" -m bench.device.timings --out "$out" --only hvp --rounds 5
 }
 
 case $part in
@@ -80,6 +94,7 @@ build) build ;;
 check) check ;;
 sanitize) sanitize ;;
 time) time_all ;;
-all) build; check; sanitize; time_all ;;
-*) echo "usage: bench/device.sh build|check|sanitize|time|all [FOLDER]" >&2; exit 2 ;;
+models) models ;;
+all) build; check; sanitize; time_all; models ;;
+*) echo "usage: bench/device.sh build|check|sanitize|time|models|all [FOLDER]" >&2; exit 2 ;;
 esac
