@@ -1,4 +1,4 @@
-"""The scripts that a GPU machine runs work: a dry run on the CPU, tiny shapes, the reference in place of the kernels."""
+"""The scripts that a GPU machine runs work: a dry run on the CPU, on tiny shapes, by the reference."""
 
 from __future__ import annotations
 
