@@ -106,6 +106,8 @@ def info_text(state: dict | None = None) -> str:
         lines.append(f"  device            {device['name']}, capability {device['capability']}, {gib:.0f} GiB")
     if not cuda["devices"]:
         lines.append("  device            none visible")
+    lines.append("Ops and their backends (the best live one for the tensors' device and dtype is taken)")
+    lines += [f"  {name:22} {', '.join(backends)}" for name, backends in state["ops"].items()]
     lines.append("Versions")
     lines += [f"  {name:17} {version or 'not installed'}" for name, version in state["versions"].items()]
     return "\n".join(lines)
