@@ -19,6 +19,11 @@ def test_importing_the_package_imports_nothing_heavy():
     assert _python(f"import sys, fastunlearn; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
 
 
+def test_operators_import_neither_transformers_nor_triton_nor_scipy():
+    heavy = "{'transformers', 'triton', 'scipy'}"
+    assert _python(f"import sys, fastunlearn as fu; fu.Hessian; print(sorted({heavy} & set(sys.modules)))") == "[]\n"
+
+
 @pytest.mark.parametrize("order", ["", "import fastunlearn.unlearn, fastunlearn.info; "])
 def test_functions_win_over_submodules_of_the_same_name(order):
     script = (
