@@ -1,6 +1,6 @@
 // Scores to probabilities, and their tangents and adjoints, on tiles. Compiled once per instruction set: see simd.h.
 #include "attention_kernels.h"
-#include "attention_math.h"
+#include "simd_math.h"
 
 namespace fu {
 namespace {
@@ -8,6 +8,14 @@ namespace {
 template <class T>
 constexpr int64_t kLanes = FU_BYTES / int64_t(sizeof(T));
 constexpr double kInfinity = __builtin_inf();
+
+// From expm1, so that nothing cancels near 0.
+template <class T>
+inline typename Vector<T>::type hyperbolic_tangent(typename Vector<T>::type x) {
+    const auto t = expm1_negative<T>(magnitude<T>(x) * T(-2));
+    const typename Vector<T>::type value = t / (t + T(2));
+    return x < T(0) ? value : -value;
+}
 
 template <class T>
 void shape(TileSize size, T* s, T* u, T cap, T slope, int64_t first, const T* bias) {
@@ -19,7 +27,7 @@ void shape(TileSize size, T* s, T* u, T cap, T slope, int64_t first, const T* bi
             const int64_t place = r * kTile + c;
             V x = load(s + place);
             if (u) {
-                const V t = hyperbolic_tangent(x / cap);
+                const V t = hyperbolic_tangent<T>(x / cap);
                 store(u + place, t);
                 x = cap * t;
             }
@@ -42,11 +50,11 @@ void online(TileSize size, T* s, T* maximum, T* total, T* correction, T* kept) {
         }
         // Nothing to attend to so far: any finite maximum will do, since every p is exp(-inf).
         const V finite = most == lowest ? zero : most;
-        const V factor = exponential<T>(before - finite);
+        const V factor = exp_negative<T>(before - finite);
         V sum = factor * load(total + c);
         store(kept + c, sum);
         for (int64_t r = 0; r < size.rows; ++r) {
-            const V p = exponential<T>(load(s + r * kTile + c) - finite);
+            const V p = exp_negative<T>(load(s + r * kTile + c) - finite);
             sum += p;
             store(s + r * kTile + c, p);
         }
@@ -95,7 +103,7 @@ template <class T>
 void probabilities(TileSize size, T* s, const T* lse, const T* rest) {
     for (int64_t r = 0; r < size.rows; ++r)
         for (int64_t c = 0; c < size.columns; c += kLanes<T>)
-            store(s + r * kTile + c, exponential<T>((load(s + r * kTile + c) - load(lse + c)) - load(rest + c)));
+            store(s + r * kTile + c, exp_negative<T>((load(s + r * kTile + c) - load(lse + c)) - load(rest + c)));
 }
 
 template <class T>
