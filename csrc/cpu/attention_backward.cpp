@@ -56,6 +56,7 @@ class Backward {
         Packed q, qt, g, h;
         T *o, *other, *gq, *hq, *part, *lse, *rest, *mean, *d, *dt;
         T *s, *y, *z, *w, *u = nullptr, *e = nullptr;  // tiles; u and e only with a cap
+        bool triangle = false;                         // of the tile at hand
     };
 
     // The calling thread's share of setting the outputs to 0.
@@ -133,23 +134,24 @@ class Backward {
         std::fill_n(w.hq, matrix_size(p_.size) * k, T(0));
     }
 
-    // to[key] += sum over the terms of tile^T-free products: rows of keys, `columns` wide.
+    // to[row + key] += the terms: tiles times rows of queries, `columns` wide.
     void add_keys(const Term<T>* terms, int64_t count, int64_t columns, void* to, int64_t row, Work& w) const {
         for (int64_t c = 0; c < columns; c += kChunk) {
             Term<T> shifted[2];
             for (int64_t t = 0; t < count; ++t) shifted[t] = {terms[t].a, terms[t].b + c * kTile, terms[t].depth};
             const int64_t here = std::min(kChunk, columns - c);
-            kit_.products.by_keys(shifted, count, w.keys.rows, here, w.part, false);
+            kit_.products.by_keys(shifted, count, w.keys.rows, here, w.part, false, w.triangle);
             kit_.products.add(w.part, w.keys.rows, here, T(1), static_cast<T*>(to) + row * columns + c, columns);
         }
     }
 
     // sums[query] += the terms, tiles read transposed.
-    void collect_queries(const Term<T>* terms, int64_t count, int64_t rows, T* sums) const {
+    void collect_queries(const Term<T>* terms, int64_t count, int64_t rows, T* sums, const Work& w) const {
         for (int64_t c = 0; c < p_.size; c += kChunk) {
             Term<T> shifted[2];
             for (int64_t t = 0; t < count; ++t) shifted[t] = {terms[t].a, terms[t].b + c * kTile, terms[t].depth};
-            kit_.products.by_queries(shifted, count, rows, std::min(kChunk, p_.size - c), sums + c * kTile, true);
+            kit_.products.by_queries(shifted, count, rows, std::min(kChunk, p_.size - c), sums + c * kTile,
+                                     true, w.triangle);
         }
     }
 
@@ -157,18 +159,19 @@ class Backward {
     void add_stream(const QueryBlock& block, const T* rows, const T* transposed, const T* d, T* sums, void* to_k,
                     void* to_v, int64_t key_row, Work& w) const {
         const TileSize size = {w.keys.rows, block.rows};
-        w.sum.clear().add(w.keys.v, transposed, p_.value_size).run(kit_.products, size, w.y);
+        w.sum.clear().add(w.keys.v, transposed, p_.value_size).run(kit_.products, size, w.y, w.triangle);
         kit_.softmax.adjoint(size, w.s, w.u, w.y, w.e, d);
         const Term<T> value = {w.s, rows, block.rows}, key = {w.y, w.q.rows, block.rows}, query = {w.y, w.keys.k, w.keys.rows};
         add_keys(&value, 1, p_.value_size, to_v, key_row, w);
         add_keys(&key, 1, p_.size, to_k, key_row, w);
-        collect_queries(&query, 1, block.rows, sums);
+        collect_queries(&query, 1, block.rows, sums, w);
     }
 
     void add_tile(const QueryBlock& block, int64_t pair, Work& w) const {
         const TileSize size = {w.keys.rows, block.rows};
         const int64_t key_row = pair * p_.keys + w.keys.first, all = p_.batch * p_.groups * p_.keys;
-        w.sum.clear().add(w.keys.k, w.q.transposed, p_.size).run(kit_.products, size, w.s);
+        w.triangle = w.rule.triangle(block, w.keys.first);
+        w.sum.clear().add(w.keys.k, w.q.transposed, p_.size).run(kit_.products, size, w.s, w.triangle);
         w.rule.apply(kit_.softmax, block, w.keys.first, w.keys.rows, w.s, w.u);
         kit_.softmax.probabilities(size, w.s, w.lse, w.rest);
         if (dual_) add_stream(block, w.g.rows, w.g.transposed, w.d, w.gq, io_.gk, io_.gv, key_row, w);
@@ -188,9 +191,9 @@ class Backward {
         const auto plus = [](T* x, int64_t offset) { return x ? x + offset : nullptr; };
         T *kt = plus(w.keys.kt, at), *vt = plus(w.keys.vt, value_at), *qt = plus(w.qt.rows, at), *h = plus(w.h.rows, value_at);
         w.sum.clear().add(w.keys.k, plus(w.qt.transposed, at), p_.size).add(kt, w.q.transposed, p_.size);
-        w.sum.run(kit_.products, size, w.z);
+        w.sum.run(kit_.products, size, w.z, w.triangle);
         w.sum.clear().add(w.keys.v, plus(w.h.transposed, value_at), p_.value_size).add(vt, w.g.transposed, p_.value_size);
-        w.sum.run(kit_.products, size, w.w);
+        w.sum.run(kit_.products, size, w.w, w.triangle);
         kit_.softmax.tangent_adjoint(size, w.s, w.u, T(p_.scores.softcap), w.e ? w.e : w.y, w.mean + n * kTile,
                                      w.dt + n * kTile, w.z, w.w);
         const Term<T> value[2] = {{w.z, w.g.rows, block.rows}, {w.s, h, block.rows}};
@@ -198,7 +201,7 @@ class Backward {
         const Term<T> query[2] = {{w.w, w.keys.k, w.keys.rows}, {w.y, kt, w.keys.rows}};
         add_keys(value, h ? 2 : 1, p_.value_size, io_.hv, key_row, w);
         add_keys(key, qt ? 2 : 1, p_.size, io_.hk, key_row, w);
-        collect_queries(query, kt ? 2 : 1, block.rows, w.hq + at);
+        collect_queries(query, kt ? 2 : 1, block.rows, w.hq + at, w);
     }
 
     // The block's sums over the piece's keys go to the outputs; q was packed times scale, k was not.

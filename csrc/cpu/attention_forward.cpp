@@ -96,18 +96,20 @@ class Forward {
     }
 
     // o += p^T v for p and v of one or two terms, chunk by chunk.
-    void add_values(const Term<T>* terms, int64_t count, int64_t rows, T* o) const {
+    void add_values(const Term<T>* terms, int64_t count, int64_t rows, bool triangle, T* o) const {
         for (int64_t c = 0; c < p_.value_size; c += kChunk) {
             Term<T> shifted[2];
             for (int64_t t = 0; t < count; ++t) shifted[t] = {terms[t].a, terms[t].b + c * kTile, terms[t].depth};
-            kit_.products.by_queries(shifted, count, rows, std::min(kChunk, p_.value_size - c), o + c * kTile, true);
+            kit_.products.by_queries(shifted, count, rows, std::min(kChunk, p_.value_size - c), o + c * kTile, true,
+                                     triangle);
         }
     }
 
     void add_tile(const QueryBlock& block, State& s, Work& w) const {
         const KeyTile<T>& keys = w.keys;
         const TileSize size = {keys.rows, block.rows};
-        w.sum.clear().add(keys.k, s.q, p_.size).run(kit_.products, size, w.s);
+        const bool triangle = w.rule.triangle(block, keys.first);
+        w.sum.clear().add(keys.k, s.q, p_.size).run(kit_.products, size, w.s, triangle);
         w.rule.apply(kit_.softmax, block, keys.first, keys.rows, w.s, w.u);
         kit_.softmax.online(size, w.s, s.maximum, s.total, s.correction, s.kept);
         kit_.products.rescale(s.o, s.correction, nullptr, nullptr, block.rows, p_.value_size);
@@ -117,7 +119,7 @@ class Forward {
             int64_t count = 0;
             if (s.qt || keys.kt) {
                 w.sum.clear().add(keys.k, s.qt ? s.qt + at : nullptr, p_.size);
-                w.sum.add(keys.kt ? keys.kt + at : nullptr, s.q, p_.size).run(kit_.products, size, w.z);
+                w.sum.add(keys.kt ? keys.kt + at : nullptr, s.q, p_.size).run(kit_.products, size, w.z, triangle);
                 kit_.softmax.online_tangent(size, w.z, w.u, w.s, s.total, s.correction, s.kept, s.mean + n * kTile,
                                             s.shift, s.rest + n * kTile);
                 kit_.products.rescale(s.ot + value_at, s.correction, s.shift, s.o, block.rows, p_.value_size);
@@ -126,10 +128,10 @@ class Forward {
                 kit_.products.rescale(s.ot + value_at, s.correction, nullptr, nullptr, block.rows, p_.value_size);
             }
             if (keys.vt) terms[count++] = {w.s, keys.vt + value_at, keys.rows};
-            add_values(terms, count, block.rows, s.ot + value_at);
+            add_values(terms, count, block.rows, triangle, s.ot + value_at);
         }
         const Term<T> primal = {w.s, keys.v, keys.rows};
-        add_values(&primal, 1, block.rows, s.o);
+        add_values(&primal, 1, block.rows, triangle, s.o);
     }
 
     void finish(const QueryBlock& block, const State& s) const {

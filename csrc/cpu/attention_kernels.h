@@ -34,7 +34,10 @@ struct AttentionProducts {
     // scores: a matrix chunk (keys), b transposed queries, c a tile.
     // by_keys: a tile, b a chunk of rows of queries, c a chunk of rows of keys.
     // by_queries: a tile read transposed, b a chunk of rows of keys, c a chunk of rows of queries.
-    using Product = void (*)(const Term<T>* terms, int64_t count, int64_t rows, int64_t columns, T* c, bool accumulate);
+    // triangle: the tile is of the diagonal of a causal attention, and only its queries i >= j count. scores then leaves
+    // 0 in micro-tiles below it, and the other two pass over them.
+    using Product = void (*)(const Term<T>* terms, int64_t count, int64_t rows, int64_t columns, T* c, bool accumulate,
+                             bool triangle);
     Product scores, by_keys, by_queries;
 
     // sums[row] += a[row] . b[row]

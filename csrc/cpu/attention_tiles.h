@@ -118,8 +118,8 @@ class ScoreSum {
                 terms_.push_back({keys + c * kTile, queries + c * kTile, std::min(kChunk, columns - c)});
         return *this;
     }
-    void run(const AttentionProducts<T>& products, TileSize size, T* tile) const {
-        products.scores(terms_.data(), int64_t(terms_.size()), size.rows, size.columns, tile, false);
+    void run(const AttentionProducts<T>& products, TileSize size, T* tile, bool triangle) const {
+        products.scores(terms_.data(), int64_t(terms_.size()), size.rows, size.columns, tile, false, triangle);
     }
 
    private:
@@ -139,6 +139,8 @@ class ScoreRule {
         return !(s.window && key + keys - 1 <= query - s.window);
     }
 
+    // Whether this is a tile of the diagonal, of which only queries i >= j count.
+    bool triangle(const QueryBlock& block, int64_t key) const { return p_.causal && key == block.first; }
     // Whether anything is left; if so, `apply` may follow for the same tile.
     bool begin(const QueryBlock& block, int64_t key, int64_t keys);
     // q.k (times scale) becomes s; u: where the tanh of the cap goes.

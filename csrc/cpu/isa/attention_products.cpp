@@ -95,15 +95,16 @@ void transpose(const T* matrix, int64_t rows, int64_t columns, T* to) {
     }
 }
 
-// The left factor's element (r, k) is at a[r * kRow + k * kDepth].
+// Of every term, steps [begin, end) of the inner sum. The left factor's element (r, k) is at a[r * kRow + k * kDepth].
 template <class T, int64_t kRow, int64_t kDepth, int64_t kB, int64_t kC, int kWide>
-inline void micro_tile(const Term<T>* terms, int64_t count, int64_t row, int64_t column, T* c, bool accumulate) {
+inline void micro_tile(const Term<T>* terms, int64_t count, int64_t begin, int64_t end, int64_t row, int64_t column,
+                       T* c, bool accumulate) {
     using V = typename Vector<T>::type;
     V sum[kRows][kWide] = {};
     for (int64_t t = 0; t < count; ++t) {
-        const T* a = terms[t].a + row * kRow;
-        const T* b = terms[t].b + column;
-        for (int64_t k = terms[t].depth; k > 0; --k) {
+        const T* a = terms[t].a + row * kRow + begin * kDepth;
+        const T* b = terms[t].b + column + begin * kB;
+        for (int64_t k = least(terms[t].depth, end) - begin; k > 0; --k) {
             V right[kWide];
 #pragma GCC unroll 4
             for (int v = 0; v < kWide; ++v) right[v] = load(b + v * kLanes<T>);
@@ -128,16 +129,33 @@ inline void micro_tile(const Term<T>* terms, int64_t count, int64_t row, int64_t
     }
 }
 
-template <class T, int64_t kRow, int64_t kDepth, int64_t kB, int64_t kC>
-void product(const Term<T>* terms, int64_t count, int64_t rows, int64_t columns, T* c, bool accumulate) {
+constexpr int64_t kAll = INT64_MAX;
+
+// Which steps of the inner sum of rows [row, row + kRows) of the result, from column `column`, count in a triangle.
+struct Steps {
+    int64_t begin, end;
+};
+struct ScoreSteps {  // rows are keys, columns queries
+    static Steps of(int64_t row, int64_t column, int64_t width) { return {0, row < column + width ? kAll : 0}; }
+};
+struct KeySteps {  // rows are keys, the inner sum is over queries
+    static Steps of(int64_t row, int64_t, int64_t) { return {row, kAll}; }
+};
+struct QuerySteps {  // rows are queries, the inner sum is over keys
+    static Steps of(int64_t row, int64_t, int64_t) { return {0, row + kRows}; }
+};
+
+template <class T, class Triangle, int64_t kRow, int64_t kDepth, int64_t kB, int64_t kC>
+void product(const Term<T>* terms, int64_t count, int64_t rows, int64_t columns, T* c, bool accumulate, bool triangle) {
     constexpr int64_t kColumns = kVectors * kLanes<T>;
     for (int64_t j = 0; j < columns; j += kColumns) {  // a panel of b stays in the first cache while a passes by
-        if (columns - j > kLanes<T>)
-            for (int64_t i = 0; i < rows; i += kRows)
-                micro_tile<T, kRow, kDepth, kB, kC, kVectors>(terms, count, i, j, c, accumulate);
-        else
-            for (int64_t i = 0; i < rows; i += kRows)
-                micro_tile<T, kRow, kDepth, kB, kC, 1>(terms, count, i, j, c, accumulate);
+        for (int64_t i = 0; i < rows; i += kRows) {
+            const Steps steps = triangle ? Triangle::of(i, j, kColumns) : Steps{0, kAll};
+            if (columns - j > kLanes<T>)
+                micro_tile<T, kRow, kDepth, kB, kC, kVectors>(terms, count, steps.begin, steps.end, i, j, c, accumulate);
+            else
+                micro_tile<T, kRow, kDepth, kB, kC, 1>(terms, count, steps.begin, steps.end, i, j, c, accumulate);
+        }
     }
 }
 
@@ -188,9 +206,9 @@ template <class T>
 constexpr AttentionProducts<T> table(decltype(AttentionProducts<T>::pack) pack) {
     return {pack,
             transpose<T>,
-            product<T, kChunk, 1, kTile, kTile>,
-            product<T, kTile, 1, kChunk, kChunk>,
-            product<T, 1, kTile, kChunk, kChunk>,
+            product<T, ScoreSteps, kChunk, 1, kTile, kTile>,
+            product<T, KeySteps, kTile, 1, kChunk, kChunk>,
+            product<T, QuerySteps, 1, kTile, kChunk, kChunk>,
             row_dots<T>,
             add<T>,
             rescale<T>};
