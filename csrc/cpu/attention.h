@@ -55,7 +55,9 @@ struct AttentionBackward {
 
 // Results do not depend on the number of threads. Both throw std::invalid_argument on impossible sizes and on an
 // instruction set that is not live.
-void attention_forward(const std::string& isa, const AttentionProblem& problem, const AttentionForward& out, int threads);
-void attention_backward(const std::string& isa, const AttentionProblem& problem, const AttentionBackward& io, int threads);
+void attention_forward(const std::string& isa, const AttentionProblem& problem, const AttentionForward& out,
+                       int threads);
+void attention_backward(const std::string& isa, const AttentionProblem& problem, const AttentionBackward& io,
+                        int threads);
 
 }  // namespace fu

@@ -43,7 +43,8 @@ class Backward {
               g(io.dual, p.value_size, 1, scratch), h(io.h.data, p.value_size, p.tangents, scratch),
               o(scratch.take(matrix_size(p.value_size))), other(scratch.take(matrix_size(p.value_size))),
               gq(scratch.take(matrix_size(p.size))), hq(scratch.take(matrix_size(p.size) * p.tangents)),
-              part(scratch.take(kTile * kChunk)), lse(scratch.take(kTile)), rest(scratch.take(kTile)), mean(scratch.take(kTile * p.tangents)),
+              part(scratch.take(kTile * kChunk)), lse(scratch.take(kTile)), rest(scratch.take(kTile)),
+              mean(scratch.take(kTile * p.tangents)),
               d(scratch.take(kTile)), dt(scratch.take(kTile * p.tangents)) {
             for (T** tile : {&s, &y, &z, &w}) *tile = scratch.take(kTile * kTile);
             if (p.scores.softcap > 0)
@@ -61,7 +62,8 @@ class Backward {
 
     // The calling thread's share of setting the outputs to 0.
     void clear() const {
-        const int64_t queries = p_.batch * p_.heads * p_.queries, keys = p_.batch * p_.groups * p_.keys, k = p_.tangents;
+        const int64_t queries = p_.batch * p_.heads * p_.queries, keys = p_.batch * p_.groups * p_.keys;
+        const int64_t k = p_.tangents;
         const std::pair<void*, int64_t> all[] = {
             {io_.gq, dual_ ? queries * p_.size : 0}, {io_.gk, dual_ ? keys * p_.size : 0},
             {io_.gv, dual_ ? keys * p_.value_size : 0}, {io_.hq, k * queries * p_.size}, {io_.hk, k * keys * p_.size},
@@ -161,7 +163,8 @@ class Backward {
         const TileSize size = {w.keys.rows, block.rows};
         w.sum.clear().add(w.keys.v, transposed, p_.value_size).run(kit_.products, size, w.y, w.triangle);
         kit_.softmax.adjoint(size, w.s, w.u, w.y, w.e, d);
-        const Term<T> value = {w.s, rows, block.rows}, key = {w.y, w.q.rows, block.rows}, query = {w.y, w.keys.k, w.keys.rows};
+        const Term<T> value = {w.s, rows, block.rows}, key = {w.y, w.q.rows, block.rows};
+        const Term<T> query = {w.y, w.keys.k, w.keys.rows};
         add_keys(&value, 1, p_.value_size, to_v, key_row, w);
         add_keys(&key, 1, p_.size, to_k, key_row, w);
         collect_queries(&query, 1, block.rows, sums, w);
@@ -189,11 +192,12 @@ class Backward {
         const TileSize size = {w.keys.rows, block.rows};
         const int64_t at = n * matrix_size(p_.size), value_at = n * matrix_size(p_.value_size);
         const auto plus = [](T* x, int64_t offset) { return x ? x + offset : nullptr; };
-        T *kt = plus(w.keys.kt, at), *vt = plus(w.keys.vt, value_at), *qt = plus(w.qt.rows, at), *h = plus(w.h.rows, value_at);
+        T *kt = plus(w.keys.kt, at), *vt = plus(w.keys.vt, value_at);
+        T *qt = plus(w.qt.rows, at), *h = plus(w.h.rows, value_at);
         w.sum.clear().add(w.keys.k, plus(w.qt.transposed, at), p_.size).add(kt, w.q.transposed, p_.size);
         w.sum.run(kit_.products, size, w.z, w.triangle);
-        w.sum.clear().add(w.keys.v, plus(w.h.transposed, value_at), p_.value_size).add(vt, w.g.transposed, p_.value_size);
-        w.sum.run(kit_.products, size, w.w, w.triangle);
+        w.sum.clear().add(w.keys.v, plus(w.h.transposed, value_at), p_.value_size);
+        w.sum.add(vt, w.g.transposed, p_.value_size).run(kit_.products, size, w.w, w.triangle);
         kit_.softmax.tangent_adjoint(size, w.s, w.u, T(p_.scores.softcap), w.e ? w.e : w.y, w.mean + n * kTile,
                                      w.dt + n * kTile, w.z, w.w);
         const Term<T> value[2] = {{w.z, w.g.rows, block.rows}, {w.s, h, block.rows}};
@@ -209,7 +213,8 @@ class Backward {
         const int64_t row = (block.batch * p_.heads + block.head) * p_.queries + block.first;
         const int64_t all = p_.batch * p_.heads * p_.queries;
         const auto add = [&](const T* sums, void* to, int64_t at) {
-            kit_.products.add(sums, block.rows, p_.size, T(p_.scores.scale), static_cast<T*>(to) + at * p_.size, p_.size);
+            T* place = static_cast<T*>(to) + at * p_.size;
+            kit_.products.add(sums, block.rows, p_.size, T(p_.scores.scale), place, p_.size);
         };
         if (dual_) add(w.gq, io_.gq, row);
         for (int64_t n = 0; n < p_.tangents; ++n) add(w.hq + n * matrix_size(p_.size), io_.hq, n * all + row);
@@ -223,7 +228,8 @@ class Backward {
 
 }  // namespace
 
-void attention_backward(const std::string& isa, const AttentionProblem& problem, const AttentionBackward& io, int threads) {
+void attention_backward(const std::string& isa, const AttentionProblem& problem, const AttentionBackward& io,
+                        int threads) {
     check_attention(problem, threads);
     if (problem.dtype == kFloat64)
         Backward<double>(AttentionKit<double>(isa), problem, io).run(threads);

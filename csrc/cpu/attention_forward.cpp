@@ -30,7 +30,8 @@ class Forward {
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
         for (int64_t piece = 0; piece < pieces; ++piece) {
             const int64_t pair = piece % pairs, first = (runs - 1 - piece / pairs) * per_piece;  // the longest first
-            make_piece(pair / p_.groups, pair % p_.groups, first, std::min(per_piece, blocks - first), *work[size_t(this_thread())]);
+            const int64_t count = std::min(per_piece, blocks - first);
+            make_piece(pair / p_.groups, pair % p_.groups, first, count, *work[size_t(this_thread())]);
         }
     }
 
@@ -86,7 +87,8 @@ class Forward {
 
     void start(const QueryBlock& block, State& s, Work& w) const {
         load_queries(p_.q, 0, block, s.q, w);
-        for (int64_t n = 0; n < tangents_ && s.qt; ++n) load_queries(p_.qt, n, block, s.qt + n * matrix_size(p_.size), w);
+        for (int64_t n = 0; n < tangents_ && s.qt; ++n)
+            load_queries(p_.qt, n, block, s.qt + n * matrix_size(p_.size), w);
         std::fill_n(s.maximum, kTile, -std::numeric_limits<T>::infinity());
         std::fill_n(s.o, matrix_size(p_.value_size), T(0));
         std::fill_n(s.ot, matrix_size(p_.value_size) * tangents_, T(0));
@@ -163,7 +165,8 @@ class Forward {
 
 }  // namespace
 
-void attention_forward(const std::string& isa, const AttentionProblem& problem, const AttentionForward& out, int threads) {
+void attention_forward(const std::string& isa, const AttentionProblem& problem, const AttentionForward& out,
+                       int threads) {
     check_attention(problem, threads);
     if (problem.dtype == kFloat64)
         Forward<double>(AttentionKit<double>(isa), problem, out).run(threads);

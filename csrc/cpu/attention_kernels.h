@@ -34,8 +34,8 @@ struct AttentionProducts {
     // scores: a matrix chunk (keys), b transposed queries, c a tile.
     // by_keys: a tile, b a chunk of rows of queries, c a chunk of rows of keys.
     // by_queries: a tile read transposed, b a chunk of rows of keys, c a chunk of rows of queries.
-    // triangle: the tile is of the diagonal of a causal attention, and only its queries i >= j count. scores then leaves
-    // 0 in micro-tiles below it, and the other two pass over them.
+    // triangle: the tile is of the diagonal of a causal attention, and only its queries i >= j count. scores then
+    // leaves 0 in micro-tiles below it, and the other two pass over them.
     using Product = void (*)(const Term<T>* terms, int64_t count, int64_t rows, int64_t columns, T* c, bool accumulate,
                              bool triangle);
     Product scores, by_keys, by_queries;
@@ -69,7 +69,8 @@ struct AttentionSoftmax {
     // y becomes f = (1 - u^2) e, with e = p (y - d); e is written where it is not null.
     void (*adjoint)(TileSize size, const T* p, const T* u, T* y, T* e, const T* d);
     // z becomes p' = p (s' - mean), y becomes f' (README of the op); e as written by adjoint.
-    void (*tangent_adjoint)(TileSize size, const T* p, const T* u, T cap, const T* e, const T* mean, const T* d, T* z, T* y);
+    void (*tangent_adjoint)(TileSize size, const T* p, const T* u, T cap, const T* e, const T* mean, const T* d, T* z,
+                            T* y);
 };
 
 struct AttentionKernels {

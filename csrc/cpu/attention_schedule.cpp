@@ -31,7 +31,8 @@ AttentionSchedule::AttentionSchedule(const AttentionProblem& p) {
                 if (!ScoreRule<float>::live(p.scores, query, std::min(kTile, p.queries - query), key, keys)) continue;
                 int64_t &before_block = last_of_block[size_t(pair * blocks + block)],
                         &before_span = last_of_span[size_t(pair * spans + span)];
-                pieces_.push_back({pair, block, span * width, std::min(tiles, (span + 1) * width), before_block, before_span});
+                const int64_t last = std::min(tiles, (span + 1) * width);
+                pieces_.push_back({pair, block, span * width, last, before_block, before_span});
                 before_block = before_span = int64_t(pieces_.size()) - 1;
             }
     done_ = std::make_unique<std::atomic<bool>[]>(pieces_.size());

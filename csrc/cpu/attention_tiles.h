@@ -58,7 +58,8 @@ class Scratch {
     std::vector<std::unique_ptr<T, Free>> blocks_;
 };
 
-inline const void* row_of(const AttentionTensor& x, int dtype, int64_t tangent, int64_t batch, int64_t head, int64_t row) {
+inline const void* row_of(const AttentionTensor& x, int dtype, int64_t tangent, int64_t batch, int64_t head,
+                          int64_t row) {
     const int64_t size = dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
     const int64_t offset = tangent * x.tangent + batch * x.batch + head * x.head + row * x.row;
     return static_cast<const char*>(x.data) + offset * size;
@@ -83,7 +84,8 @@ struct KeyTile {
           kt(p.kt.data ? scratch.take(matrix_size(p.size) * p.tangents) : nullptr),
           vt(p.vt.data ? scratch.take(matrix_size(p.value_size) * p.tangents) : nullptr) {}
 
-    void load(const AttentionProblem& p, const AttentionProducts<T>& products, int64_t batch, int64_t group, int64_t at) {
+    void load(const AttentionProblem& p, const AttentionProducts<T>& products, int64_t batch, int64_t group,
+              int64_t at) {
         first = at;
         rows = std::min(kTile, p.keys - at);
         const auto pack = [&](const AttentionTensor& x, int64_t n, int64_t columns, T* to) {
@@ -144,7 +146,8 @@ class ScoreRule {
     // Whether anything is left; if so, `apply` may follow for the same tile.
     bool begin(const QueryBlock& block, int64_t key, int64_t keys);
     // q.k (times scale) becomes s; u: where the tanh of the cap goes.
-    void apply(const AttentionSoftmax<T>& softmax, const QueryBlock& block, int64_t key, int64_t keys, T* s, T* u) const;
+    void apply(const AttentionSoftmax<T>& softmax, const QueryBlock& block, int64_t key, int64_t keys, T* s,
+               T* u) const;
 
    private:
     void fill_bias(const QueryBlock& block, int64_t key, int64_t keys) const;

@@ -40,13 +40,15 @@ const fu::Bindings bindings([](pybind11::module_& m) {
           });
     m.def("attention_backward",
           [](const std::string& isa, int dtype, const Sizes& sizes, const std::array<Tensor, 6>& inputs,
-             const Scores& scores, bool dual, const std::array<Tensor, 4>& adjoints, const std::array<std::uintptr_t, 3>& statistics,
+             const Scores& scores, bool dual, const std::array<Tensor, 4>& adjoints,
+             const std::array<std::uintptr_t, 3>& statistics,
              const std::array<std::uintptr_t, 6>& out, int threads) {
               const fu::AttentionProblem problem = problem_of(dtype, sizes, inputs, scores);
               const fu::AttentionBackward io = {
                   dual, tensor_of(adjoints[0]), tensor_of(adjoints[1]), tensor_of(adjoints[2]), tensor_of(adjoints[3]),
                   at<const void>(statistics[0]), at<const void>(statistics[1]), at<const void>(statistics[2]),
-                  at<void>(out[0]), at<void>(out[1]), at<void>(out[2]), at<void>(out[3]), at<void>(out[4]), at<void>(out[5])};
+                  at<void>(out[0]), at<void>(out[1]), at<void>(out[2]), at<void>(out[3]), at<void>(out[4]),
+                  at<void>(out[5])};
               pybind11::gil_scoped_release release;
               fu::attention_backward(isa, problem, io, threads);
           });

@@ -150,11 +150,11 @@ void product(const Term<T>* terms, int64_t count, int64_t rows, int64_t columns,
     constexpr int64_t kColumns = kVectors * kLanes<T>;
     for (int64_t j = 0; j < columns; j += kColumns) {  // a panel of b stays in the first cache while a passes by
         for (int64_t i = 0; i < rows; i += kRows) {
-            const Steps steps = triangle ? Triangle::of(i, j, kColumns) : Steps{0, kAll};
+            const auto [begin, end] = triangle ? Triangle::of(i, j, kColumns) : Steps{0, kAll};
             if (columns - j > kLanes<T>)
-                micro_tile<T, kRow, kDepth, kB, kC, kVectors>(terms, count, steps.begin, steps.end, i, j, c, accumulate);
+                micro_tile<T, kRow, kDepth, kB, kC, kVectors>(terms, count, begin, end, i, j, c, accumulate);
             else
-                micro_tile<T, kRow, kDepth, kB, kC, 1>(terms, count, steps.begin, steps.end, i, j, c, accumulate);
+                micro_tile<T, kRow, kDepth, kB, kC, 1>(terms, count, begin, end, i, j, c, accumulate);
         }
     }
 }
