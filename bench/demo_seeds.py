@@ -55,6 +55,7 @@ def known(path: Path) -> dict[int, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--note", default="", help="what a reader must know of the machine, such as other load")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--again", action="store_true", help="run seeds again that the file has")
     parser.add_argument("--quiet", action="store_true")
@@ -64,7 +65,8 @@ def main() -> None:
         if seed not in found:
             found[seed] = run_seed(seed, options.quiet)
             cases = [found[one] for one in sorted(found)]
-            write_json(options.out, TITLE, {"seeds": sorted(found)}, cases)  # after each: a stop loses one seed
+            settings = {"seeds": sorted(found), "note": options.note}
+            write_json(options.out, TITLE, settings, cases)  # after each: a stop loses one seed
         print(f"seed {seed}:", *sentences(found[seed]["claims"]), sep="\n  ")
 
 

@@ -116,7 +116,7 @@ def comparison(title: str, record: dict, name: str) -> str:
         f"### {title}\n\n{found[0]['title']}{spread}. Measured on {where}.", table(rows),
         "KL is KL(retrained || model) in nats per target token; 0 is the retrained model. Gradients count one for each "
         "record and pass, those of training for the first two rows. Memory is the peak above that at the start. "
-        "\\* uses no retained record.",
+        f"\\* uses no retained record. {record.get('settings', {}).get('note', '')}".strip(),
     ])  # fmt: skip
 
 

@@ -118,6 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("FASTUNLEARN_DATA"))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "tofu")
+    parser.add_argument("--note", default="", help="what a reader must know of the machine, such as other load")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
     if chosen.data is None:
@@ -126,7 +127,8 @@ def main() -> int:
         case = run(Path(chosen.data), chosen.work)
     except InvalidInputError as error:
         parser.error(str(error))
-    write_json(chosen.out, "TOFU by the command line", {"model": MODEL, "first_order": FIRST_ORDER}, [case])
+    settings = {"model": MODEL, "first_order": FIRST_ORDER, "note": chosen.note}
+    write_json(chosen.out, "TOFU by the command line", settings, [case])
     return 0
 
 

@@ -80,12 +80,27 @@ def _steps(steps: list[dict]) -> Element | None:
     return make("div", table, class_="scroll", tabindex=0, role="region", aria_label="Steps")
 
 
+def _sets(metrics: Mapping) -> Element:
+    """Loss, perplexity and accuracy on each set of records that was measured."""
+    headings = ("records", "loss, nats", "perplexity", "accuracy")
+    head = make("tr", *(make("th", words, scope="col") for words in headings))
+    body = make("tbody")
+    for key, words in (("forget", "forgotten"), ("retain", "retained"), ("held_out", "held out")):
+        found = metrics[key]
+        if found is not None:
+            perplexity = _value_text(found["perplexity"])
+            cells = (_value_text(found["loss"]), perplexity, share_text(found["accuracy"]))
+            add(body, make("tr", make("th", words, scope="row"), *(make("td", cell) for cell in cells)))
+    table = make("table", make("thead", head), body)
+    return make("div", table, class_="scroll", tabindex=0, role="region", aria_label="Loss and accuracy")
+
+
 def _run_details(title: str, item: dict, kind: str) -> Element:
     facts = f"{kind}; {count_text(item['gradients'])} gradients, {seconds_text(item['seconds'])}"
     node = make("details", make("summary", make("strong", title), f" – {facts}"))
     if item["stopped"]:
         add(node, make("p", f"Stopped: {item['stopped']}"))
-    add(node, _pairs(item["settings"]))
+    add(node, _sets(item["metrics"]), _pairs(item["settings"]))
     if item["steps"]:
         add(node, make("h3", f"{len(item['steps'])} steps"), _steps(item["steps"]))
     return node

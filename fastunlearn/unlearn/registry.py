@@ -39,7 +39,7 @@ _ALL = (
            True, second_order.ForgettingSettings, second_order.fisher_forgetting),
     Method("newton", "Newton, one shot", "the paper's single Newton removal step",
            True, second_order.NewtonSettings, second_order.newton),
-    Method("fisher-removal-retain-free", "Fisher Removal, no retained data",
+    Method("fisher-removal-retain-free", "Fisher Removal, retain-free",
            "Newton steps shaped by a Fisher kept from training time, down-dated",
            False, second_order.RetainFreeSettings, second_order.fisher_removal, uses_kept=True),
     Method("gradient-ascent", "Gradient ascent", "climbs the forget loss",

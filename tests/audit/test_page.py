@@ -190,3 +190,11 @@ def test_a_failure_leaves_files_as_they_were(document, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="no space"):
         write_report(document, tmp_path / "fresh")
     assert not list((tmp_path / "fresh").iterdir())
+
+
+def test_loss_and_perplexity_of_each_set_are_in_the_details(document):
+    found = document["methods"]["fisher-removal"]["metrics"]
+    found["forget"] |= {"loss": 6.5432, "perplexity": None}
+    found["retain"] |= {"loss": 0.0123, "perplexity": 1.0124}
+    page = report_html(document)
+    assert "6.543" in page and "0.0123" in page and "1.012" in page and "perplexity" in page
