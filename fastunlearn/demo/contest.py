@@ -59,18 +59,18 @@ class Contest:
         return {"retain_accuracy": accuracy, "kl_retain": kl(self._some_reference, model, self._some, **pad)}
 
     def _trace(self, model, every: int) -> Callable[[dict], None]:
-        """A callback that adds :meth:`_place` to every so-manieth step, and to the first at which enough is
+        """A callback that adds :meth:`_place` to every so-manieth look, and to the first at which enough is
         forgotten."""
-        crossed = False
+        looks, crossed = 0, False
 
         def note(step: dict) -> None:
-            nonlocal crossed
+            nonlocal looks, crossed
             if step["step"] == 0:
-                crossed = False  # another trial begins
+                looks, crossed = 0, False  # another trial begins
             first = not crossed and step["forget_accuracy"] <= self.limit
-            crossed = crossed or first
-            if first or step["step"] % every == 0 or "back_to_step" in step:
+            if first or looks % every == 0 or "back_to_step" in step:
                 step.update(self._place(model))
+            looks, crossed = looks + 1, crossed or first
 
         return note
 
@@ -116,7 +116,7 @@ class Contest:
         model = copy.deepcopy(self.subject.original.model)
         label, grid = METHODS[name].label, GRIDS[name]
         per_step = 32 if METHODS[name].uses_retain and name != "finetune" else 16
-        every = max(1, round(budget / per_step / POINTS))
+        every = max(1, round(budget / per_step / grid[0].get("check_every", 1) / POINTS))
         frontier: list[dict] = []
         with self.progress.task(f"{label}, tuning", total=len(grid), unit="trial") as task:
 
@@ -124,9 +124,11 @@ class Contest:
                 task.advance()
                 if trial.result is None:
                     return
-                way = [step for step in trial.result.steps if "kl_retain" in step]
-                enough = [step for step in way if step["forget_accuracy"] <= self.limit]
-                for step in [way[-1], *([min(enough, key=lambda one: one["kl_retain"])] if enough else [])]:
+                last = trial.result.steps[-1]
+                last.update(self._place(model))  # the end of every trial is a point, whether or not it forgot
+                enough = [step for step in trial.result.steps if step["forget_accuracy"] <= self.limit]
+                enough = [step for step in enough if "kl_retain" in step]
+                for step in [last, *([min(enough, key=lambda one: one["kl_retain"])] if enough else [])]:
                     keys = ("forget_accuracy", "retain_accuracy", "kl_retain")
                     frontier.append({key: step[key] for key in keys} | {"settings": trial.settings})
 
