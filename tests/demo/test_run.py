@@ -59,6 +59,20 @@ def test_points_on_the_way_are_measured_where_enough_is_first_forgotten(subject,
     assert best.result.stopped == item["stopped"]
 
 
+def test_the_end_of_every_trial_is_a_point(subject, monkeypatch):
+    """Also of one that never forgets, whose last step falls between two looks that are traced."""
+    grid = [{"learning_rate": rate, "check_every": 4} for rate in (1e-6, 1e-5)]
+    monkeypatch.setitem(contest_module.GRIDS, "npo", grid)
+    contest = Contest(subject)
+    contest.run_tuned("npo", 9 * 10)
+    item = contest.methods["npo"]
+    assert [point["settings"] for point in item["frontier"]] == grid
+    assert item["stopped"].endswith("is spent") and item["steps"][-1]["step"] % 4 != 0
+    end = item["frontier"][grid.index({key: item["settings"][key] for key in grid[0]})]
+    assert end["forget_accuracy"] == item["forget_accuracy"]
+    assert end["kl_retain"] == pytest.approx(item["kl_retain"], rel=0.5)  # some of the retained records, and all
+
+
 def test_the_original_is_left_alone(subject):
     before = {name: p.clone() for name, p in subject.original.model.named_parameters()}
     Contest(subject).run("newton")
