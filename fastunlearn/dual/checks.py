@@ -15,23 +15,32 @@ __all__ = ["check_batch", "check_dropout", "check_model", "check_vectors", "memo
 _AUTO = 768 * 2**20
 
 
-def memory_budget(memory: str | int) -> int | None:
-    """Bytes that may be kept for the reverse sweep, None for any number. Raises InvalidInputError."""
+def memory_budget(memory: str | int, result_bytes: int) -> int | None:
+    """Bytes that may be kept for the reverse sweep, None for any number. Raises InvalidInputError.
+
+    "auto" may keep as much as the result takes (many vectors at once need more), or 768 MiB for a small one.
+    """
     if memory == "store":
         return None
     if memory == "recompute":
         return 0
     if memory == "auto":
-        return _AUTO
+        return max(_AUTO, result_bytes)
     if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
         raise InvalidInputError(f'memory={memory!r}: use "auto", "store", "recompute" or a number of bytes')
     return memory
 
 
 def check_model(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
-    """Raises InvalidInputError for no or foreign parameters and for such that have no gradient."""
+    """Raises InvalidInputError for no or foreign parameters, for such that have no gradient, and for compiled code."""
     if not parameters:
         raise InvalidInputError("parameters is empty: choose at least one")
+    for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            raise InvalidInputError(
+                f"model: {name or type(module).__name__!r} is compiled, and a dual pass cannot look inside: pass the "
+                f"model before torch.compile"
+            )
     own = {id(p) for p in model.parameters()}
     seen: dict[int, str] = {}
     for name, parameter in parameters.items():

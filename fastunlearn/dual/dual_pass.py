@@ -53,7 +53,8 @@ class DualPass:
         memory: str | int = "auto",
     ) -> None:
         self.model = model
-        self._budget = memory_budget(memory)
+        self._memory = memory
+        memory_budget(memory, 0)
         self._modules = ModuleRules(model)
         self._blocks = repeated_blocks(model)
         self.parameters = dict(parameters)
@@ -152,7 +153,7 @@ class DualPass:
     @contextmanager
     def _prepared(self, mode: DualMode) -> Iterator[None]:
         """The model with the pass's own forward functions; all comes back afterwards."""
-        policy = BlockPolicy(len(self._blocks), self._budget)
+        policy = BlockPolicy(len(self._blocks), memory_budget(self._memory, mode.out_bytes))
         replacements = [
             (block, lambda own, i=i: block_forward(mode, own, i, policy)) for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]

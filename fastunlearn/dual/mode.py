@@ -43,6 +43,7 @@ class DualMode(TorchFunctionMode):
         self.one_stream = one_stream
         self.has_tangents = tangents is not None
         self.wide = all(p.dtype == torch.float64 for p in parameters.values())
+        self.out_bytes = 0 if out is None else sum(t.nbytes for t in out.values())
         self._heads = heads
         self._sizes: dict[int, int] | None = None
         self.tape: Tape | None = None if out is None else Tape()

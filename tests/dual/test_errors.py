@@ -1,0 +1,162 @@
+"""What a dual pass cannot do is said, by name; nothing is dropped in silence."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastunlearn.dual import DualPass, UnsupportedOperationError
+from fastunlearn.errors import InvalidInputError
+
+from .oracle import accumulators, chosen, directions, text_batch
+
+
+class Small(nn.Module):
+    """Two linear layers with a function between them."""
+
+    def __init__(self, between=torch.tanh):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
+        self.between = between
+
+    def forward(self, x):
+        return self.second(self.between(self.first(x)))
+
+
+X = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def run(model, loss, parameters=None):
+    parameters = chosen(model) if parameters is None else parameters
+    v, out = directions(parameters, 1), accumulators(parameters, 1)
+    return DualPass(model, parameters, loss).hessian({"x": X}, v, out), out
+
+
+def square(model, batch):
+    return model(batch["x"]).square().sum()
+
+
+def test_dropout_in_training_mode_names_the_module(tiny_gpt2):
+    model = tiny_gpt2(resid_pdrop=0.1).train()
+    parameters = chosen(model)
+    with pytest.raises(InvalidInputError, match=r"'transformer\.h\.0\.attn\.resid_dropout' drops out with p=0\.1"):
+        DualPass(model, parameters).hessian(text_batch(), directions(parameters, 1), accumulators(parameters, 1))
+
+
+def test_dropout_functions_are_refused():
+    with pytest.raises(InvalidInputError, match=r"dropout drops out with p=0\.5"):
+        run(Small(lambda t: F.dropout(t)), square)
+    run(Small(lambda t: F.dropout(t, 0.5, False)), square)
+
+
+def test_losses_that_are_not_scalars():
+    with pytest.raises(InvalidInputError, match=r"loss: expected a scalar, got shape \(6, 3\)"):
+        run(Small(), lambda m, b: m(b["x"]))
+    with pytest.raises(InvalidInputError, match="loss: expected a scalar tensor, got float"):
+        run(Small(), lambda m, b: 3.0)
+    with pytest.raises(InvalidInputError, match="does not depend on any of the chosen parameters"):
+        run(Small(), lambda m, b: m(b["x"]).detach().sum())
+
+
+def test_batches_without_a_loss(tiny_llama):
+    model = tiny_llama()
+    parameters = chosen(model)
+    batch = text_batch()
+    del batch["labels"]
+    with pytest.raises(InvalidInputError, match="returned no loss: add 'labels'"):
+        DualPass(model, parameters).hessian(batch, directions(parameters, 1), accumulators(parameters, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("first.weight"), r"'first\.weight' is missing"),
+        (
+            lambda v: v.update({"first.bias": torch.zeros(1, 4)}),
+            r"expected \(K, \(5,\)\), got \(1, 4\)",
+        ),
+        (lambda v: v.update({"first.bias": torch.zeros(2, 5)}), r"'first\.bias'\]: 2 vectors where others have 1"),
+        (lambda v: v.update({"first.bias": torch.zeros(1, 5).long()}), r"'first\.bias'\]: expected a floating dtype"),
+    ],
+)
+def test_wrong_vectors(change, message):
+    model = Small()
+    v = directions(chosen(model), 1)
+    change(v)
+    with pytest.raises(InvalidInputError, match=message):
+        DualPass(model, chosen(model), square).hessian({"x": X}, v, accumulators(chosen(model), 1))
+
+
+def test_wrong_accumulators():
+    model = Small()
+    out = {n: o.bfloat16() for n, o in accumulators(chosen(model), 1).items()}
+    with pytest.raises(InvalidInputError, match=r"accumulators are float32 or float64, got torch\.bfloat16"):
+        DualPass(model, chosen(model), square).hessian({"x": X}, directions(chosen(model), 1), out)
+
+
+def test_wrong_parameters():
+    model = Small()
+    with pytest.raises(InvalidInputError, match="'stranger' is not a parameter of the model"):
+        DualPass(model, {"stranger": nn.Parameter(torch.zeros(2))})
+    with pytest.raises(InvalidInputError, match="parameters is empty"):
+        DualPass(model, {})
+    model.codes = nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(InvalidInputError, match=r"'codes' has dtype torch\.uint8 and no gradient"):
+        DualPass(model, dict(model.named_parameters()))
+    model.second.weight = nn.Parameter(torch.zeros(3, 5).double())
+    twice = {"a": model.second.weight, "b": model.second.weight}
+    with pytest.raises(InvalidInputError, match="'b' and 'a' are one tied tensor"):
+        DualPass(model, twice)
+
+
+def test_compiled_models_are_refused():
+    with pytest.raises(InvalidInputError, match=r"is compiled.*before torch\.compile"):
+        DualPass(torch.compile(Small()), chosen(Small()))
+
+
+def test_autocast_is_refused():
+    def loss(model, batch):
+        with torch.autocast("cpu"):
+            return square(model, batch)
+
+    with pytest.raises(UnsupportedOperationError, match=r"torch\.autocast"):
+        run(Small(), loss)
+
+
+def test_unused_parameters_are_named():
+    model = Small()
+    model.spare = nn.Parameter(torch.zeros(2).double())
+    result, out = run(model, square)
+    assert result.unused == {"spare"} and not out["spare"].any()
+
+
+def test_ggn_needs_a_loss_of_outputs():
+    model = Small()
+    parameters = chosen(model)
+    with pytest.raises(InvalidInputError, match=r"F\.cross_entropy"):
+        DualPass(model, parameters, square).ggn({"x": X}, directions(parameters, 1), accumulators(parameters, 1))
+
+
+@torch.jit.script
+def _scripted(x):
+    return x * 2
+
+
+def test_scripted_code_fails_loudly():
+    with pytest.raises(RuntimeError, match="TorchScript"):
+        run(Small(_scripted), square)
+
+
+def test_no_grad_makes_constants():
+    def loss(model, batch):
+        y = model(batch["x"])
+        with torch.no_grad():
+            scale = y.square().mean()
+        return (y * scale).square().sum()
+
+    def same(model, batch):
+        y = model(batch["x"])
+        return (y * y.square().mean().detach()).square().sum()
+
+    model = Small()
+    torch.testing.assert_close(run(model, loss)[1], run(model, same)[1])
