@@ -18,6 +18,8 @@ _HOMES = {
     "KeptFisher": "fastunlearn.solve",
     "LowRankFisher": "fastunlearn.solve",
     "UnlearnResult": "fastunlearn.unlearn",
+    "accelerate": "fastunlearn.accelerate",
+    "accelerated": "fastunlearn.accelerate",
     "gradient": "fastunlearn.operators.first_order",
     "info": "fastunlearn.info",
     "jvp": "fastunlearn.operators.first_order",

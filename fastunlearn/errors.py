@@ -2,6 +2,7 @@
 
 __all__ = [
     "BackendUnavailableError",
+    "DerivativeOrderError",
     "DivergedError",
     "FastUnlearnError",
     "InvalidInputError",
@@ -40,6 +41,10 @@ class OutputError(FastUnlearnError, OSError):
 
 class BackendUnavailableError(FastUnlearnError, RuntimeError):
     """A compute backend was asked for by name and is not live; the message says why."""
+
+
+class DerivativeOrderError(FastUnlearnError, NotImplementedError):
+    """A derivative of an order that an op does not have was asked for. A wrong one is never given instead."""
 
 
 class DivergedError(InvalidInputError):

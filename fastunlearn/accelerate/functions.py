@@ -1,0 +1,116 @@
+"""Which PyTorch functions are replaced, by what, and when: what is not known exactly as it is goes to PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from fastunlearn.ops.activation.autograd import activation
+from fastunlearn.ops.attention import AttentionSpec
+from fastunlearn.ops.attention.autograd import attention
+from fastunlearn.ops.norm.autograd import layer_norm, rms_norm
+
+from .losses import cross_entropy, log_softmax
+
+__all__ = ["AcceleratedMode"]
+
+_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_REDUCTIONS = ("mean", "sum", "none")
+Own = Callable[[], Tensor]
+
+
+def _floating(*values: Tensor | None) -> bool:
+    """Whether all that is given is of one dtype that the ops have."""
+    dtypes = {value.dtype for value in values if value is not None}
+    return len(dtypes) == 1 and dtypes <= set(_FLOATS)
+
+
+def _attention(own: Own, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
+               enable_gqa=False) -> Tensor:  # fmt: skip
+    if dropout_p > 0.0:
+        return own()  # at random: PyTorch's, with the derivatives that it has
+    batched = query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]
+    heads = batched and key.shape[1] == value.shape[1] and (enable_gqa or query.shape[1] == key.shape[1])
+    learnt = attn_mask is not None and attn_mask.requires_grad
+    if not heads or learnt or not _floating(query, key, value):
+        with sdpa_kernel(SDPBackend.MATH):  # the only backend of PyTorch's that has all derivatives
+            return own()
+    if attn_mask is not None and attn_mask.dtype != torch.bool:
+        attn_mask = attn_mask.to(query.dtype)
+    scale = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return attention(query, key, value, AttentionSpec(scale, causal=bool(is_causal), mask=attn_mask))
+
+
+def _cross_entropy(own: Own, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
+                   reduction="mean", label_smoothing=0.0) -> Tensor:  # fmt: skip
+    plain = weight is None and size_average is None and reduce is None and label_smoothing == 0.0
+    known = input.dim() == 2 and target.dim() == 1 and target.dtype == torch.int64 and reduction in _REDUCTIONS
+    if plain and known and _floating(input):
+        return cross_entropy(input, target, ignore_index, reduction)
+    return own()
+
+
+def _log_softmax(own: Own, input, dim=None, _stacklevel=3, dtype=None) -> Tensor:
+    if dim is None or not isinstance(dim, int) or input.dim() == 0:
+        return own()
+    input = input if dtype is None else input.to(dtype)
+    return log_softmax(input, dim) if _floating(input) else own()
+
+
+def _silu(own: Own, input, inplace=False) -> Tensor:
+    return own() if inplace or not _floating(input) else activation(input, "silu")
+
+
+def _gelu(own: Own, input, approximate="none") -> Tensor:
+    return activation(input, "gelu" if approximate == "none" else "gelu_tanh") if _floating(input) else own()
+
+
+def _layer_norm(own: Own, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> Tensor:
+    known = len(normalized_shape) == 1 and _floating(input, weight, bias)
+    return layer_norm(input, weight, bias, eps) if known else own()
+
+
+def _rms_norm(own: Own, input, normalized_shape, weight=None, eps=None) -> Tensor:
+    known = len(normalized_shape) == 1 and eps is not None and _floating(input, weight)
+    return rms_norm(input, weight, eps) if known else own()
+
+
+_TABLE: dict[Callable, Callable[..., Tensor]] = {
+    F.scaled_dot_product_attention: _attention,
+    F.cross_entropy: _cross_entropy,
+    F.log_softmax: _log_softmax,
+    torch.log_softmax: _log_softmax,
+    Tensor.log_softmax: _log_softmax,
+    F.silu: _silu,
+    F.gelu: _gelu,
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+}
+_SIGNATURES = {function: inspect.signature(function) for function in set(_TABLE.values())}
+
+
+class AcceleratedMode(TorchFunctionMode):
+    """While it is on, the functions of the table are replaced, in this thread."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        replacement = _TABLE.get(func)
+        if replacement is None:
+            return func(*args, **kwargs)
+
+        def own() -> Tensor:
+            return func(*args, **kwargs)
+
+        try:
+            _SIGNATURES[replacement].bind(own, *args, **kwargs)
+        except TypeError:  # a signature of another PyTorch than this was written for, or a caller's mistake
+            return own()
+        return replacement(own, *args, **kwargs)
