@@ -2,16 +2,18 @@
 
 PyTorch's fused attention has no second derivative on the CPU, ``silu`` no forward-mode AD of its backward, and
 ``log_softmax`` fails in reverse over forward mode; so Hessian tools need eager attention, or fail. Here those
-functions, GELU and the norms are replaced by fastunlearn's pairs, which have every derivative of first and second order:
+functions, GELU and the norms are replaced by fastunlearn's pairs, which have all derivatives up to the second:
 
     with fu.accelerated():                       # for whatever runs in this block
         loss = model(**batch).loss
     fu.accelerate(model)                         # for this model, until undo()
     with fu.accelerate(model): ...               # the same, undone at the end
 
+An embedding's padding row is a constant in forward mode too, as it is in PyTorch's gradient, so all routes agree.
+
 Then ``torch.autograd.grad`` twice, ``torch.func.jvp`` of ``grad``, forward-mode AD and ``torch.func.vmap`` over
-vectors work. Values and first derivatives are what they were, beyond rounding. Nothing is patched globally: a function mode is on in
-this thread only, and a model's change is an entry in the instance.
+vectors work. Values and first derivatives are what they were, beyond rounding. Nothing is patched globally: a
+function mode is on in this thread only, and a model's change is an entry in the instance.
 """
 
 from __future__ import annotations

@@ -74,18 +74,30 @@ def _gelu(own: Own, input, approximate="none") -> Tensor:
 
 
 def _layer_norm(own: Own, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> Tensor:
-    known = len(normalized_shape) == 1 and _floating(input, weight, bias)
+    known = tuple(normalized_shape) == tuple(input.shape[-1:]) and _floating(input, weight, bias)
     return layer_norm(input, weight, bias, eps) if known else own()
 
 
 def _rms_norm(own: Own, input, normalized_shape, weight=None, eps=None) -> Tensor:
-    known = len(normalized_shape) == 1 and eps is not None and _floating(input, weight)
+    known = eps is not None and tuple(normalized_shape) == tuple(input.shape[-1:]) and _floating(input, weight)
     return rms_norm(input, weight, eps) if known else own()
+
+
+def _embedding(own: Own, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False,
+               sparse=False) -> Tensor:  # fmt: skip
+    """The padding row counts as a constant. PyTorch leaves it out of the gradient but not out of a jvp, so that the
+    jvp of a gradient would disagree with the gradient of a gradient, in silence."""
+    if padding_idx is None or max_norm is not None or scale_grad_by_freq or sparse:
+        return own()
+    found = F.embedding(input, weight)
+    padding = (input == padding_idx % weight.shape[0]).unsqueeze(-1)
+    return torch.where(padding, found.detach(), found)
 
 
 _TABLE: dict[Callable, Callable[..., Tensor]] = {
     F.scaled_dot_product_attention: _attention,
     F.cross_entropy: _cross_entropy,
+    F.embedding: _embedding,
     F.log_softmax: _log_softmax,
     torch.log_softmax: _log_softmax,
     Tensor.log_softmax: _log_softmax,

@@ -5,13 +5,13 @@ An op (:class:`DualOp`) maps primals x to outputs y with Jacobian J. Four functi
 - ``_Forward``       y = f(x).         its jvp is ``_Tangent``, its backward ``_Backward``
 - ``_Backward``      J^T h.            its jvp is ``_DualBackward``, its backward ``_Tangent`` and ``_DualBackward``
 - ``_Tangent``       J t.              its backward is ``_Backward`` and ``_DualBackward``
-- ``_DualBackward``  the derivative of (J^T g) along t, plus J^T h. Nothing differentiates it: that would be a third order.
+- ``_DualBackward``  the derivative of (J^T g) along t, plus J^T h. It has no derivative: that were a third order.
 
 So ``torch.autograd.grad`` twice, ``torch.func.jvp`` of ``grad``, ``grad`` of ``jvp`` and forward-mode AD all reach the
 kernels. Streams h, t have a leading axis K. ``torch.func.vmap`` over streams alone becomes K; over anything else
 it is a loop. Arguments are flat, because autograd takes nothing else: op, constants (masks, labels: no
-derivative), primals, then outputs, tangents and streams as each function says. Outputs that come back as arguments are kept
-results, not variables: their derivative is in that of the primals.
+derivative), primals, then outputs, tangents and streams as each function says. Outputs that come back as arguments
+are kept results, not variables: their derivative is in that of the primals.
 """
 
 from __future__ import annotations
@@ -97,8 +97,10 @@ def _vmapped(function: type[Function], first_stream: int, size: int, in_dims: tu
     """vmap of ``function``: K times larger where only arguments from ``first_stream`` on are mapped, else a loop."""
     front = [a if d is None or a is None else a.movedim(d, 0) for a, d in zip(args, in_dims, strict=True)]
     if all(d is None for d in in_dims[:first_stream]):
-        mapped = zip(front[first_stream:], in_dims[first_stream:], strict=True)
-        streams = [None if a is None else (a.expand(size, *a.shape) if d is None else a).flatten(0, 1) for a, d in mapped]
+        streams = [
+            None if a is None else (a.expand(size, *a.shape) if d is None else a).flatten(0, 1)
+            for a, d in zip(front[first_stream:], in_dims[first_stream:], strict=True)
+        ]
         found = function.apply(*front[:first_stream], *streams)
         return tuple(f.unflatten(0, (size, -1)) for f in found), (0,) * len(found)
     each = [

@@ -1,0 +1,81 @@
+"""What ``fu.accelerate`` does for other tools: Hessian-vector products before and after, in one process.
+
+    python -m bench.accelerate                 writes bench/results/cpu-accelerate.json
+
+"eager" is the model with eager attention, which is what tools need without us; "SDPA" with PyTorch's fused attention
+as it comes; "accelerated" the latter under ``fu.accelerate``. Results are held to float64 double backward of the eager
+model. Memory is the peak of one call in a process of its own, above imports, model and vector.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from pathlib import Path
+
+import fastunlearn as fu
+from bench import peers
+from bench.harness import Way, compare, peak_bytes, write_json
+from bench.shapes import make_batch, make_model, make_vector
+
+GATE = 1e-4
+BASELINE = "double backward, eager"
+TOOLS = {
+    "double backward": peers.double_backward,
+    "jvp of grad": peers.jvp_of_grad,
+    "grad of jvp": peers.forward_then_reverse,
+    "curvlinops": peers.HESSIAN["curvlinops"][1],
+    "hessian-eigenthings": peers.HESSIAN["hessian-eigenthings"][1],
+    "pyhessian": peers.HESSIAN["pyhessian"][1],
+}
+
+
+@functools.cache
+def setting(attention: str, tokens: int):
+    model = make_model("llama-42m", attention=attention)
+    return model, make_batch(model, tokens), make_vector(model)
+
+
+def run(tool: str, kind: str, tokens: int):
+    model, batch, vector = setting("eager" if kind == "eager" else "sdpa", tokens)
+    if kind != "accelerated":
+        return TOOLS[tool](model, batch, vector)
+    with fu.accelerate(model):
+        return TOOLS[tool](model, batch, vector)
+
+
+def ways(case: dict, device: str = "cpu") -> list[Way]:
+    return [
+        Way(
+            f"{tool}, {kind}",
+            functools.partial(run, tool, kind, case["tokens"]),
+            functools.partial(setting, "eager" if kind == "eager" else "sdpa", case["tokens"]),
+            kind == "accelerated",
+        )
+        for tool in TOOLS
+        for kind in ("eager", "SDPA", "accelerated")
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpu-accelerate.json")
+    options = parser.parse_args()
+    case = {"shape": "llama-42m", "tokens": options.tokens}
+    model, batch, vector = setting("eager", options.tokens)
+    truth = peers.double_backward(model.double(), batch, vector.double())
+    model.float()
+    found = compare(ways(case), truth, GATE, BASELINE, rounds=options.rounds)
+    for name, result in found.items():
+        if result["gate"] == "passed" and not options.no_memory:
+            result["peak_bytes"] = peak_bytes("bench.accelerate", case, name)
+        print(name, {k: v for k, v in result.items() if k != "rounds"})
+    title = "Hessian tools of others with and without fu.accelerate"
+    write_json(options.out, title, {"dtype": "float32", "gate": GATE}, [case | {"ways": found}])
+
+
+if __name__ == "__main__":
+    main()
