@@ -65,8 +65,8 @@ def problem(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 def ours(product: Callable, p: dict[str, Tensor], inputs: bool, backend: str | None = None) -> Tensor:
     out = torch.zeros_like(p["weight_t"])
-    xt = p["xt"] if inputs else None
-    found = product(p["x"], xt, p["weight"], p["weight_t"], p["labels"], p["token_weights"], inputs, out, backend=backend)
+    layer = (p["x"], p["xt"] if inputs else None, p["weight"], p["weight_t"])
+    found = product(*layer, p["labels"], p["token_weights"], inputs, out, backend=backend)
     return torch.cat([out.flatten(), found[-1].flatten()]) if inputs else out.flatten()
 
 

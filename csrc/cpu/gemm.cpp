@@ -25,7 +25,7 @@ namespace {
 
 constexpr int64_t kRowBlock = 144;  // a multiple of every micro-tile's rows (4, 6, 12)
 constexpr int64_t kColumnBlock = 1024;
-constexpr int64_t kDepth = 256;  // a panel of the right-hand side, kDepth x 2 vectors, fits the first cache
+constexpr int64_t kDepth = 512;  // C is read and written once per slab, and the packed left-hand side fits the second cache
 constexpr int64_t kRightBytes = 8 << 20;
 constexpr int64_t kLeft = kRowBlock * kDepth + kPackSlack;  // packed left-hand side of one thread
 

@@ -99,7 +99,6 @@ void pack_along(const typename Read::Source* from, int64_t stride, int64_t rows,
     constexpr int L = lanes<T>;
     using V = typename Vector<T>::type;
     const int64_t whole = depth / L * L;
-    const int64_t ahead = rows > panel ? panel * stride : 0;  // the next panel is fetched meanwhile
     for (int64_t k = 0; k < whole; k += L) {
         for (int64_t r = 0; r < panel; r += L) {
             V block[L];
@@ -107,7 +106,7 @@ void pack_along(const typename Read::Source* from, int64_t stride, int64_t rows,
             for (int i = 0; i < L; ++i) {
                 const auto* line = from + (r + i) * stride + k;
                 block[i] = r + i < rows ? Read::many(line) : V{};
-                if (r + i + panel < rows) __builtin_prefetch(line + ahead);
+                if (r + i < rows) __builtin_prefetch(line + 4 * L);  // the rows are far apart
             }
             transpose<L>(block);
 #pragma GCC unroll 16

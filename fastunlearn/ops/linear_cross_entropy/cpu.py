@@ -16,7 +16,7 @@ __all__ = ["DTYPES", "LOGIT_BYTES", "backward", "dual_forward", "forward", "ggn_
 VALUES, GRADIENT, HESSIAN, GGN = range(4)
 
 #: The most that logits and their tangents take at a time; at least 48 tokens are taken together.
-LOGIT_BYTES = 64 * 2**20
+LOGIT_BYTES = 128 * 2**20
 
 
 def _address(value: Tensor | None) -> int:
