@@ -93,8 +93,13 @@ def _sum(ctx: Any, a: Any, b: Any, sign: float) -> Dual:
     return ctx.record(y, tangent, backward)
 
 
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, (float, int)) or (isinstance(value, Tensor) and not value.dtype.is_complex)
+
+
 def _is_plain_pair(args: tuple, kwargs: dict) -> bool:
-    return len(args) == 2 and not kwargs and all(isinstance(a, (Tensor, float, int)) for a in args)
+    """Two real arguments and no options; complex products have conjugates in their adjoints."""
+    return len(args) == 2 and not kwargs and _is_plain(args[0]) and _is_plain(args[1])
 
 
 def add(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:

@@ -97,7 +97,12 @@ def linear(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     if torch.is_autocast_enabled(given["input"].device.type):
         raise UnsupportedOperationError("model: it runs under torch.autocast: leave that off, or convert the weights")
     x, weight, bias = given["input"], given["weight"], given.get("bias")
-    if weight.ndim != 2 or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
+    if (
+        weight.ndim != 2
+        or x.dtype.is_complex
+        or x.dtype != weight.dtype
+        or (bias is not None and bias.dtype != x.dtype)
+    ):
         return call_function(ctx, func, args, kwargs)
     if ctx.is_head(weight) and _is_weight(bias):
         return ctx.defer_logits(x, weight, bias)
@@ -120,7 +125,14 @@ def _is_weight(value: Tensor) -> bool:
 
 def matmul(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     """``a @ b`` of matrices or batches of them."""
-    if len(args) != 2 or kwargs or args[0].ndim < 2 or args[1].ndim < 2 or args[0].dtype != args[1].dtype:
+    if (
+        len(args) != 2
+        or kwargs
+        or args[0].dtype.is_complex
+        or args[0].ndim < 2
+        or args[1].ndim < 2
+        or args[0].dtype != args[1].dtype
+    ):
         return call_function(ctx, func, args, kwargs)
     a, b = args
     if b.ndim == 2 and _is_weight(b):
