@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.metadata
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +112,12 @@ def by_hand(kernel: Callable, p: dict[str, Tensor], inputs: bool) -> Tensor:
     return torch.cat([product.flatten(), (h @ weight).flatten(), torch.zeros(WIDTH)])
 
 
+def peer_version() -> str:
+    """1.0.0a6 or later has the fused kernel; a source tree on the path may differ from the installed metadata."""
+    found = importlib.util.find_spec("hessian_eigenthings.loss_fns._fused_ce_hvp")
+    return "1.0.0a6 or later" if found else importlib.metadata.version("hessian-eigenthings")
+
+
 def ways(case: dict, device: str = "cpu") -> list[Way]:
     torch.set_float32_matmul_precision(case["precision"])  # the peers' setting; our products do not ask it
     p, kind = problem(), case["kind"]
@@ -172,7 +180,8 @@ def main() -> None:
             cases.append(measure({"kind": kind, "precision": precision}, options.rounds, peak))
             report(cases[-1])
     settings = {"tokens": TOKENS, "width": WIDTH, "vocabulary": VOCABULARY, "dtype": "float32", "gate": GATE,
-                "rounds": options.rounds, "gemm_peak_gflop_per_s": peak}  # fmt: skip
+                "rounds": options.rounds, "gemm_peak_gflop_per_s": peak,
+                "hessian_eigenthings": peer_version()}  # fmt: skip
     write_json(options.out / "cpu-linear-cross-entropy.json", "linear + cross-entropy", settings, cases)
     if any(case["ways"]["fastunlearn"]["gate"] != "passed" for case in cases):
         raise SystemExit("our result did not pass the gate: no time is reported for it")

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastunlearn.errors import BackendUnavailableError
+from fastunlearn.errors import BackendUnavailableError, InvalidInputError
 from fastunlearn.ops import linear as op
 from fastunlearn.ops.linear import cpu
 from tests.ops.linear_cases import check, error, live_isas, needs_cpu, sums
-from tests.ops.test_linear import inputs, run
+from tests.ops.test_linear import FORWARD, inputs, run
 
 pytestmark = needs_cpu
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -110,6 +110,32 @@ def test_float16_is_the_references():
     assert torch.equal(op.dual_forward(c["x"], None, c["weight"], None)[0], run(c | {"bias": None}, "reference")["y"])
     with pytest.raises(BackendUnavailableError, match="cpu"):
         op.dual_forward(c["x"], None, c["weight"], None, backend="cpu")
+
+
+def test_bfloat16_by_the_library_and_by_our_own_products(monkeypatch):
+    """Whichever multiplies, with any tangents missing, the results are within one rounding of float64."""
+    c = inputs(70, 96, 45, 2, torch.bfloat16)
+    for own in (False, True):
+        monkeypatch.setenv("FASTUNLEARN_CPU_ISA", live_isas()[-1] if own else "")
+        agree(c)
+        for gone in (["xt"], ["weight_t"], ["bias_t"], ["xt", "weight_t"], ["weight_t", "bias_t"], ["g"], ["h"]):
+            left = c | dict.fromkeys(gone)
+            wide = {n: None if v is None else v.double() for n, v in left.items()}
+            for names, function in ((FORWARD, op.dual_forward), (("weight", "weight_t", "g", "h"), op.dual_backward)):
+                got = function(*(left[n] for n in names), backend="cpu")
+                want = function(*(wide[n] for n in names), backend="reference")
+                for value, truth in zip(got, want, strict=True):
+                    check(value, truth, torch.bfloat16)
+
+
+def test_a_precision_without_a_kernel_is_refused():
+    with op.precision("float32"):
+        agree(inputs(9, 5, 4, 1, torch.float32))
+    for mode in ("bf16", "bf16x3"):
+        with pytest.raises(BackendUnavailableError, match=mode), op.precision(mode):
+            pass
+    with pytest.raises(InvalidInputError, match="mode"), op.precision("tf32"):
+        pass
 
 
 def test_the_check_fails_on_a_lost_slab():

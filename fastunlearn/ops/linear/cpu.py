@@ -1,13 +1,20 @@
-"""Binding of the C++ matrix products (csrc/cpu/gemm.cpp): float32, float64 and bfloat16 with float32 sums."""
+"""Binding of the C++ matrix products (csrc/cpu/gemm.cpp): float32, float64 and bfloat16 with float32 sums.
+
+Which library computes what (README.md has the measurements): float32 and float64 are our own products. bfloat16
+results come from PyTorch's oneDNN where it has bfloat16 instructions, with float32 sums and one rounding; bfloat16
+weight gradients, whose sums stay in float32, are our own. ``FASTUNLEARN_CPU_ISA`` set means our own throughout.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-from fastunlearn.ops._dispatch import cpu_isa, extension
+from fastunlearn.ops._dispatch import ISA_VARIABLE, cpu_isa, extension
 
 from .reference import accumulator
 
@@ -42,10 +49,51 @@ def gemm(rights: Sequence[Tensor], outputs: Sequence[Output], isa: str | None = 
     )  # fmt: skip
 
 
+def _by_library(dtype: torch.dtype, isa: str | None) -> bool:
+    """Whether oneDNN multiplies: bfloat16, and its instructions are there."""
+    own = isa or os.environ.get(ISA_VARIABLE)
+    return dtype == torch.bfloat16 and not own and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _stacked(
+    left: Sequence[Tensor | None], right: Sequence[Tensor | None], bias: Tensor | None = None
+) -> Tensor | None:
+    """``bias + sum of a @ b.T`` over the pairs that are there, as one product of stacked depths: rounded once."""
+    pairs = [(a, b) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
+    if not pairs:
+        return None
+    a, b = zip(*pairs, strict=True)
+    return linear(a[0], b[0], bias) if len(pairs) == 1 else linear(torch.cat(a, 1), torch.cat(b, 1), bias)
+
+
+def _streams_of(value: Tensor | None, streams: int) -> Sequence[Tensor | None]:
+    return [None] * streams if value is None else value.unbind(0)
+
+
+def _library_forward(x, xt, weight, weight_t, bias, bias_t, streams):
+    y, found = linear(x, weight, bias), []
+    tangents = zip(*(_streams_of(value, streams) for value in (xt, weight_t, bias_t)), strict=True)
+    for one, moved, shift in tangents:
+        product = _stacked((one, x), (weight, moved), shift)
+        found.append(shift.expand_as(y) if product is None else product)
+    return y, torch.stack(found) if found else None
+
+
+def _library_backward(weight, weight_t, g, h, streams):
+    gx = None if g is None else linear(g, weight.T)
+    if h is None and (g is None or weight_t is None):
+        return gx, None
+    turned = None if weight_t is None else weight_t.mT
+    pairs = zip(_streams_of(h, streams), _streams_of(turned, streams), strict=True)
+    return gx, torch.stack([_stacked((one, g), (weight.T, moved)) for one, moved in pairs])
+
+
 def dual_forward(
     x: Tensor, xt: Tensor | None, weight: Tensor, weight_t: Tensor | None, bias: Tensor | None, bias_t: Tensor | None,
     streams: int, isa: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    if _by_library(x.dtype, isa):
+        return _library_forward(x, xt, weight, weight_t, bias, bias_t, streams)
     wide = accumulator(x.dtype)
     y = torch.empty(x.shape[0], weight.shape[0], dtype=wide)
     yt = torch.empty(streams, *y.shape, dtype=wide) if streams else None
@@ -66,6 +114,8 @@ def dual_forward(
 def dual_backward(
     weight: Tensor, weight_t: Tensor | None, g: Tensor | None, h: Tensor | None, streams: int, isa: str | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
+    if _by_library(weight.dtype, isa):
+        return _library_backward(weight, weight_t, g, h, streams)
     wide, rows = accumulator(weight.dtype), (g if h is None else h).shape[-2]
     rights, outputs, gx, hx = [weight.T], [], None, None
     if g is not None:
