@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.readme_products import growth_section, products_section
 from fastunlearn.audit.document import validate
 from fastunlearn.ops.ghost_gram.cost import choose_route
 from fastunlearn.unlearn import METHODS
@@ -204,6 +205,7 @@ def figures_section(results: Path = RESULTS) -> str:
         record = _read(results / name)
         if record is not None:
             parts += [text for text in (comparison(title, record, name), shown(record), utility(record)) if text]
+    parts += [text for text in (products_section(results), growth_section(results)) if text]
     for device in ("cpu", "cuda"):
         record = _read(results / f"{device}-ghost-gram.json")
         if record is not None:
