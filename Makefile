@@ -1,6 +1,7 @@
 # make test   set everything up in .venv, then run every test
 # make demo   set everything up in .venv, then run the demonstration (writes runs/demo/report.html)
-# make setup  the set-up alone;  make lint  ruff;  make clean  removes what make wrote
+# make setup  the set-up alone;  make peers  the packages that tests and benchmarks compare with, where wanted
+# make lint   ruff;  make clean  removes what make wrote
 #
 # PYTHON names the interpreter to start from (3.11 or newer). A torch that it already has is used;
 # otherwise TORCH is installed first, by version, because an unpinned torch may bring gigabytes of CUDA.
@@ -13,7 +14,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fastunlearn-stamp
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: setup test demo lint clean
+# The packages that tests and benchmarks compare with. Without their dependencies: one of those asks for a
+# torchvision that would bring another torch.
+PEERS := curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 pyhessian linear_operator opt-einsum einops einconv \
+         jaxtyping backpack-for-pytorch unfoldNd
+
+.PHONY: setup test demo lint clean peers
 
 setup: $(STAMP)
 
@@ -33,6 +39,9 @@ test: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/fastunlearn demo
+
+peers: $(STAMP)
+	$(BIN)/python -m pip install --no-deps $(PEERS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -183,7 +183,9 @@ class BuildExtensions(build_ext):
 
 setup(
     ext_modules=[
-        Extension("fastunlearn._cpu", sources("cpu", ".cpp"), depends=sources("cpu", ".h") + sources("cpu/isa", ".cpp")),
+        Extension(
+            "fastunlearn._cpu", sources("cpu", ".cpp"), depends=sources("cpu", ".h") + sources("cpu/isa", ".cpp")
+        ),
         Extension("fastunlearn._cuda", [], depends=sources("cuda", ".cu") + sources("cuda", ".h")),
     ],
     cmdclass={"build_ext": BuildExtensions},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,7 @@ def dense_gram(first: Tokens, second: Tokens | None = None, bias: bool = False) 
         side = side.wide()
         x = torch.cat([side.x, side.x.new_ones(len(side.x), 1)], 1) if bias else side.x
         bounds = side.offsets.tolist()
-        return torch.stack([(side.g[a:b].T @ x[a:b]).flatten() for a, b in zip(bounds[:-1], bounds[1:], strict=True)])
+        return torch.stack([(side.g[a:b].T @ x[a:b]).flatten() for a, b in itertools.pairwise(bounds)])
 
     a = rows(first)
     return a @ (a if second is None else rows(second)).T

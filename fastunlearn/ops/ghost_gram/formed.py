@@ -8,6 +8,7 @@ and ``m^2 d_in d_out / 2`` to multiply; see README.md of this folder for when th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -48,7 +49,7 @@ def _form(side: Side, rows: slice, columns: slice, buffer: Tensor) -> Tensor:
         torch.bmm(g.view(-1, length, height).transpose(1, 2), x.view(-1, length, width), out=formed)
     else:
         bounds = side.offsets.tolist()
-        for i, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for i, (a, b) in enumerate(itertools.pairwise(bounds)):
             torch.mm(g[a:b].T, x[a:b], out=formed[i]) if b > a else formed[i].zero_()
     return formed.view(side.samples, height * width)
 

@@ -11,6 +11,8 @@ Every function walks over tiles of at most ``TILE x TILE`` tokens, so no token x
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -77,6 +79,6 @@ def sample_gradients(side: Side) -> Tensor:
     dtype = accumulator(side.x.dtype)
     bounds = side.offsets.tolist()
     parts = [
-        side.g[a:b].to(dtype).T @ side.x[a:b].to(dtype) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        side.g[a:b].to(dtype).T @ side.x[a:b].to(dtype) for a, b in itertools.pairwise(bounds)
     ]
     return torch.stack(parts) if parts else side.x.new_zeros(0, side.g.shape[1], side.x.shape[1], dtype=dtype)
