@@ -1,6 +1,6 @@
 """curvlinops' Hessian of a model with fused attention.
 
-    pip install curvlinops-for-pytorch; python examples/second_order/with_curvlinops.py
+pip install curvlinops-for-pytorch; python examples/second_order/with_curvlinops.py
 """
 
 import torch

@@ -1,6 +1,6 @@
 """hessian-eigenthings on a model with fused attention: the largest eigenvalue by power iteration.
 
-    pip install hessian-eigenthings; python examples/second_order/with_hessian_eigenthings.py
+pip install hessian-eigenthings; python examples/second_order/with_hessian_eigenthings.py
 """
 
 import torch

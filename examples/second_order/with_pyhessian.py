@@ -1,6 +1,6 @@
 """PyHessian on a model with fused attention: the trace by Hutchinson's estimator.
 
-    pip install pyhessian; python examples/second_order/with_pyhessian.py
+pip install pyhessian; python examples/second_order/with_pyhessian.py
 """
 
 import torch
