@@ -55,7 +55,7 @@ def known(path: Path) -> dict[int, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--note", default="", help="what a reader must know of the machine, such as other load")
+    parser.add_argument("--note", default="", help="what else the machine did; README leaves the seconds out")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--again", action="store_true", help="run seeds again that the file has")
     parser.add_argument("--quiet", action="store_true")

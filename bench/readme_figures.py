@@ -79,7 +79,7 @@ def documents(record: dict, name: str) -> list[dict]:
     return found
 
 
-def _row(items: list[dict], label: str, of: int) -> list[str]:
+def _row(items: list[dict], label: str, of: int, timed: bool) -> list[str]:
     def values(key: str) -> list:
         return [item[key] for item in items]
 
@@ -87,25 +87,27 @@ def _row(items: list[dict], label: str, of: int) -> list[str]:
     return [
         label + count, middle(values("forget_accuracy"), spread=True), middle(values("retain_accuracy")),
         middle(values("kl_retain"), spread=True), middle(values("kl_forget")), middle(values("gradients")),
-        middle(values("seconds")), middle(values("peak_bytes"), mebibytes),
+        middle(values("seconds")) if timed else NONE, middle(values("peak_bytes"), mebibytes),
     ]  # fmt: skip
 
 
 def comparison(title: str, record: dict, name: str) -> str:
     """One table: the original, the retrained model and every method, medians over the seeds."""
     found = documents(record, name)
+    note = record.get("settings", {}).get("note", "")
+    timed = not note  # a note says what else the machine did: its seconds are then no measurement
     head = ["Model", "Forget accuracy", "Retain accuracy", "KL retain", "KL forget", "Gradients", "Seconds", "Memory"]
-    rows = [head, _row([document["original"] for document in found], "original", len(found))]
+    rows = [head, _row([document["original"] for document in found], "original", len(found), timed)]
     references = [document["reference"] for document in found if document.get("reference")]
     if references:
-        rows.append(_row(references, "retrained", len(found)))
+        rows.append(_row(references, "retrained", len(found), timed))
     for method in dict.fromkeys(key for document in found for key in document["methods"]):
         items = [document["methods"][method] for document in found if method in document["methods"]]
         star = "" if any(item["uses_retain"] for item in items) else " *"
-        rows.append(_row(items, items[0]["label"] + star, len(found)))
+        rows.append(_row(items, items[0]["label"] + star, len(found), timed))
     seeds = [str(document["seed"]) for document in found if document["seed"] is not None]
     spread = f", medians over seeds {', '.join(seeds)} (in brackets the least and the most)" if len(found) > 1 else ""
-    machine, versions = found[0]["machine"], found[0]["versions"]
+    machine, versions = record.get("machine", found[0]["machine"]), found[0]["versions"]
     where = ", ".join(
         str(part) for part in (
             machine.get("cpu") or machine.get("processor"),
@@ -117,7 +119,7 @@ def comparison(title: str, record: dict, name: str) -> str:
         f"### {title}\n\n{found[0]['title']}{spread}. Measured on {where}.", table(rows),
         "KL is KL(retrained || model) in nats per target token; 0 is the retrained model. Gradients count one for each "
         "record and pass, those of training for the first two rows. Memory is the peak above that at the start. "
-        f"\\* uses no retained record. {record.get('settings', {}).get('note', '')}".strip(),
+        f"\\* uses no retained record. {note}".strip(),
     ])  # fmt: skip
 
 

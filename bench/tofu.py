@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", nargs="?", type=Path, default=os.environ.get("FASTUNLEARN_DATA"))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "tofu")
-    parser.add_argument("--note", default="", help="what a reader must know of the machine, such as other load")
+    parser.add_argument("--note", default="", help="what else the machine did; README leaves the seconds out")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
     if chosen.data is None:

@@ -67,6 +67,14 @@ def test_claims_by_seed_and_utility(tmp_path, cases):
     assert "original 50.0 %, retrained 25.0 %" in text
 
 
+def test_seconds_of_a_machine_that_did_other_work_are_left_out(tmp_path, cases):
+    write(tmp_path, "demo-seeds.json", {"settings": {"note": ""}, "cases": cases})
+    assert row(readme_figures.figures_section(tmp_path), "Fisher removal |")[6] != "–"
+    write(tmp_path, "demo-seeds.json", {"settings": {"note": "Other work ran beside it."}, "cases": cases})
+    text = readme_figures.figures_section(tmp_path)
+    assert row(text, "Fisher removal |")[6] == "–" and "Other work ran beside it." in text
+
+
 def test_medians_and_spread_over_seeds(tmp_path, cases):
     write(tmp_path, "demo-seeds.json", {"cases": cases})
     text = readme_figures.figures_section(tmp_path)
