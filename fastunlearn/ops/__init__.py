@@ -14,6 +14,7 @@ from . import gated_mlp as _gated_mlp
 from . import ghost_gram as _ghost_gram
 from . import linear as _linear
 from . import linear_cross_entropy as _linear_cross_entropy
+from . import low_rank_apply as _low_rank_apply
 from . import norm as _norm
 from . import null as _null
 from . import rope as _rope
@@ -50,6 +51,7 @@ _ROWS = (
         "output layer and cross-entropy: gradient, Hessian and Gauss-Newton products, no whole logits",
         _linear_cross_entropy.BACKENDS,
     ),
+    Op("low_rank_apply", "fastunlearn.ops.low_rank_apply", "products with stored gradients", _low_rank_apply.BACKENDS),
     Op("rms_norm", "fastunlearn.ops.norm", "RMSNorm and its dual", _norm.BACKENDS),
     Op("layer_norm", "fastunlearn.ops.norm", "LayerNorm and its dual", _norm.BACKENDS),
     Op("activation", "fastunlearn.ops.activation", "SiLU, GELU and kin, and their dual", _activation.BACKENDS),
