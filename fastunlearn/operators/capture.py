@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .gemm import FastLinears
 from .losses import TokenLoss
 from .model_state import evaluation
 from .plan import CapturePlan, Use
@@ -20,7 +21,7 @@ from .samples import Sample
 from .sources import EmbeddingSource, LinearSource, RowsSource, Source
 from .targets import make_batch, target_logits
 
-__all__ = ["Captured", "capture", "token_losses"]
+__all__ = ["Calls", "Captured", "Collector", "capture", "record_calls", "token_losses"]
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Captured:
     losses: Tensor | None = None
 
 
-class _Calls:
+class Calls:
     """Forward hooks that note each call of the modules at hand: its input and its output."""
 
     def __init__(self, model: nn.Module, modules: set[str]):
@@ -66,7 +67,7 @@ class _Calls:
             handle.remove()
 
 
-class _Collector:
+class Collector:
     """Gathers the factors of every batch, by parameter and by the how-manieth call within a forward pass."""
 
     def __init__(self):
@@ -123,7 +124,7 @@ def _leaf_rows(module: nn.Module, attribute: str, inputs: Tensor, gradient: Tens
     return torch.func.vmap(pulled, in_dims=(None, 0, 0))(parameter, inputs, gradient).flatten(1)
 
 
-def _record(collector: _Collector, model: nn.Module, name: str, use: Use, call: int, x: Tensor, g: Tensor) -> None:
+def _record(collector: Collector, model: nn.Module, name: str, use: Use, call: int, x: Tensor, g: Tensor) -> None:
     key = (name, use.kind, use.module, call)
     if use.kind == "bias":
         collector.rows((name, "rows", use.module, call), g.flatten(1, -2).sum(1) if g.dim() > 2 else g)
@@ -153,15 +154,33 @@ def token_losses(model, part, loss: TokenLoss, pad_token_id: int, weights: Tenso
     return losses if weights is None else losses * weights.to(losses)[found.sample], found.sample
 
 
-def _batch_gradients(model, calls: _Calls, part, loss: TokenLoss, pad_token_id: int, weights: Tensor | None):
+def record_calls(collector, model, by_module, calls: Calls, gradients, samples: int, broken=frozenset()) -> set[str]:
+    """Hands the noted calls with the gradients of their outputs to the collector, and clears them; the names (beyond
+    ``broken``) whose rule does not fit."""
+    noted, calls.calls, calls.listening = calls.calls, [], False
+    seen: dict[str, int] = defaultdict(int)
+    odd = set()
+    for (module, x, _), g in zip(noted, gradients, strict=True):
+        for name, use in by_module[module]:
+            # A call that is no part of the loss has no gradient: _fits sees it as an odd shape.
+            own = x.new_zeros(()) if g is None else g
+            if not _fits(use, x, own, samples):
+                odd.add(name)
+            elif name not in broken:
+                _record(collector, model, name, use, seen[module], x, own)
+        seen[module] += 1
+    calls.listening = True
+    return odd
+
+
+def _batch_gradients(model, calls: Calls, part, loss: TokenLoss, pad_token_id: int, weights: Tensor | None):
     """The captured calls of one batch with the gradients of their outputs, and each sample's loss."""
     losses, sample = token_losses(model, part, loss, pad_token_id, weights)
-    noted, calls.calls = calls.calls, []
-    outputs = [output for _, _, output in noted]
+    outputs = [output for _, _, output in calls.calls]
     gradients = torch.autograd.grad(losses.sum(), outputs, allow_unused=True) if outputs else ()
     sums = torch.zeros(len(part), dtype=torch.float64, device=losses.device)
     sums.index_add_(0, sample, losses.detach().double())
-    return [(name, x, g) for (name, x, _), g in zip(noted, gradients, strict=True)], sums
+    return gradients, sums
 
 
 def capture(
@@ -187,27 +206,16 @@ def capture(
     by_module: dict[str, list[tuple[str, Use]]] = defaultdict(list)
     for name, use in uses:
         by_module[use.module].append((name, use))
-    collector, sums, broken = _Collector(), [], set()
-    with evaluation(model):
-        calls = _Calls(model, set(by_module))
+    collector, sums, broken = Collector(), [], set()
+    with evaluation(model), FastLinears():
+        calls = Calls(model, set(by_module))
         try:
             for start in range(0, len(samples), batch_size):
                 part = samples[start : start + batch_size]
                 some = None if weights is None else weights[start : start + len(part)]
                 noted, losses = _batch_gradients(model, calls, part, loss, pad_token_id, some)
                 sums.append(losses)
-                calls.listening = False
-                seen: dict[str, int] = defaultdict(int)
-                for module, x, g in noted:
-                    for name, use in by_module[module]:
-                        if g is None:
-                            g = x.new_zeros(())  # not part of the loss: seen by _fits as an odd shape
-                        if not _fits(use, x, g, len(part)):
-                            broken.add(name)
-                        elif name not in broken:
-                            _record(collector, model, name, use, seen[module], x, g)
-                    seen[module] += 1
-                calls.listening = True
+                broken |= record_calls(collector, model, by_module, calls, noted, len(part), broken)
                 if on_batch is not None:
                     on_batch(len(part))
         finally:

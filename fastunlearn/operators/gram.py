@@ -2,54 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from .blocks import Blocks
 from .sample_gradients import SampleGradients
-from .sources import Source, source_gram
+from .sources import Source, sources_gram
+from .state import PassState
 
 __all__ = ["gram_blocks"]
 
 
-def _parameter_gram(a: list[Source], b: list[Source] | None, memory_bytes: int) -> Tensor:
-    """(m_a, m_b) for one parameter with several uses: all uses of one side meet all uses of the other."""
-    if b is not None:
-        return sum(source_gram(s, t, memory_bytes).double() for s in a for t in b)
-    total = sum(source_gram(s, None, memory_bytes).double() for s in a)
-    for i, s in enumerate(a):
-        for t in a[i + 1 :]:
-            cross = source_gram(s, t, memory_bytes).double()
-            total = total + cross + cross.T
-    return total
-
-
 def gram_blocks(
-    sides: Sequence[SampleGradients], pairs: Sequence[tuple[int, int]], blocks: Blocks
+    sides: Sequence[SampleGradients], pairs: Sequence[tuple[int, int]], blocks: Blocks, state: PassState | None = None
 ) -> dict[tuple[int, int], Tensor]:
     """For each pair (a, b) of sides, ``G_a G_b^T`` by block: (blocks, m_a, m_b) float64.
 
     All sides are of one model and one choice of parameters. They are captured together, group by group, so that
     no more than the first side's memory is used for factors; factors of a side that fits wholly are kept.
-    Each parameter's Gram is computed in the gradients' dtype (sums at least float32) and added up in float64.
+    ``state``: where the sums so far are written, to be taken up after a kill. Each parameter's Gram is computed in the
+    gradients' dtype (sums at least float32) and added up in float64.
     """
     first = sides[0]
     limit = first.memory_bytes // 2  # the other half is for formed tiles
-    total_bytes = {name: sum(side.bytes_of(name) for side in sides) for name in first.parameters}
-    groups = _cut(total_bytes, limit) if sum(total_bytes.values()) > limit else [list(first.parameters)]
     shapes = {(a, b): (len(blocks), len(sides[a]), len(sides[b])) for a, b in pairs}
     out = {pair: torch.zeros(shape, dtype=torch.float64, device=first.device) for pair, shape in shapes.items()}
-    for names in groups:
-        found = [side.sources(names, keep=len(groups) == 1) for side in sides]
-        with first.progress.task("Gram of the gradients", total=len(names), unit="tensor") as task:
-            for name in names:
-                for a, b in pairs:
-                    other = None if a == b else found[b][name]
-                    out[a, b][blocks.of[name]] += _parameter_gram(found[a][name], other, limit)
-                task.advance(1)
+    done = _taken_up(out, state)
+    with first.progress.task("Gram of the gradients", total=len(first.parameters), unit="tensor") as task:
+        for name, found in together(sides, limit):
+            for a, b in pairs if name not in done else ():
+                other = None if a == b else found[b]
+                part = sources_gram(found[a], other, first.parameters[name].shape, limit)
+                out[a, b][blocks.of[name]] += part
+            if state is not None and name not in done:
+                done.append(name)
+                held = {f"{a} {b}": tensor for (a, b), tensor in out.items()}
+                state.step(held, {"done": done}, last=len(done) == len(first.parameters))
+            task.advance(1)
     return out
+
+
+def _taken_up(out: dict[tuple[int, int], Tensor], state: PassState | None) -> list[str]:
+    """Fills ``out`` from the state of an earlier run; the names of the parameters that are in it already."""
+    held, facts = state.load() if state is not None else ({}, {})
+    for name, tensor in held.items():
+        a, b = name.split()
+        out[int(a), int(b)].copy_(tensor)
+    return list(facts.get("done", []))
+
+
+def together(sides: Sequence[SampleGradients], limit: int) -> Iterator[tuple[str, list[list[Source]]]]:
+    """Each parameter's name with its factors on every side, holding at most ``limit`` bytes of factors of all."""
+    first = sides[0]
+    total = {name: sum(side.bytes_of(name) for side in sides) for name in first.parameters}
+    if sum(total.values()) <= limit:
+        found = [side.sources(list(first.parameters), keep=True) for side in sides]
+        for name in first.parameters:
+            yield name, [side[name] for side in found]
+        return
+    walks = [side.walk(limit // len(sides)) for side in sides]
+    if all(walk is not None for walk in walks):
+        for parts in zip(*(walk.passes() for walk in walks), strict=True):
+            name = parts[0][0]
+            assert all(part[0] == name for part in parts)
+            yield name, [part[1] for part in parts]
+        return
+    for names in _cut(total, limit):
+        found = [side.sources(names) for side in sides]
+        for name in names:
+            yield name, [side[name] for side in found]
 
 
 def _cut(sizes: dict[str, int], limit: int) -> list[list[str]]:

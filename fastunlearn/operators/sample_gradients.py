@@ -19,13 +19,16 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.progress import NO_PROGRESS, Progress
 from fastunlearn.resources import parse_memory
 
-from .capture import capture, token_losses
+from .capture import capture
+from .head import HeadSource
 from .losses import TokenLoss, negative_log_likelihood
-from .model_state import evaluation
+from .passes import backward_sum, one_by_one
 from .plan import CapturePlan, make_plan
 from .samples import Sample
 from .sources import RowsSource, Source, tiles, weighted_sum
+from .state import PassState
 from .targets import sample_labels
+from .walk import LayerWalk, find_layers
 
 __all__ = ["KINDS", "SampleGradients"]
 
@@ -81,6 +84,7 @@ class SampleGradients:
             samples = sample_labels(model, samples, pad_token_id=pad_token_id, batch_size=batch_size, seed=seed)
         self.samples = samples
         self.row_weights = row_weights
+        self.state: Callable[[Tensor], PassState | None] = lambda _c: None  # of the pass that sums G^T c
         self.losses: Tensor | None = None  # (m,) float64, known after the first pass
         self.evaluations = 0
         self._spend_elsewhere = spend
@@ -118,17 +122,20 @@ class SampleGradients:
         room = limit
         for name in self.parameters:
             need = self.bytes_of(name)
-            if need > limit:
-                raise InvalidInputError(
-                    f"memory: the factors of {name!r} for {len(self)} {self.label} take {need / 1e9:.2f} GB and "
-                    f"{limit / 1e9:.2f} GB are allowed; raise memory, use fewer samples, or freeze that parameter"
-                )
+            self._check_room(name, need, limit)
             if need > room and groups[-1]:
                 groups.append([])
                 room = limit
             groups[-1].append(name)
             room -= need
         return groups
+
+    def _check_room(self, name: str, need: int, limit: int) -> None:
+        if need > limit:
+            raise InvalidInputError(
+                f"memory: the factors of {name!r} for {len(self)} {self.label} take {need / 1e9:.2g} GB and "
+                f"{limit / 1e9:.2g} GB are allowed; raise memory, use fewer samples, or freeze that parameter"
+            )
 
     def sources(self, names: Sequence[str], keep: bool = False) -> dict[str, list[Source]]:
         """The factors of ``names``: one pass over the samples, or those kept from an earlier pass."""
@@ -146,7 +153,8 @@ class SampleGradients:
             self._spend()
         generic = [name for name in names if name not in self.plan.uses]
         if generic:
-            found |= self._one_by_one(generic)
+            found |= one_by_one(self, generic)
+            self._spend()
         self._check(found)
         found = {name: found[name] for name in names}
         if keep:
@@ -161,7 +169,8 @@ class SampleGradients:
     def _check(self, found: dict[str, list[Source]]) -> None:
         for name, sources in found.items():
             for source in sources:
-                tensor = source.rows if isinstance(source, RowsSource) else source.g
+                tensor = source.rows if isinstance(source, RowsSource) else source.g if not isinstance(
+                    source, HeadSource) else source.lse[:, None]
                 if bool(torch.isfinite(tensor).all()):
                     continue
                 row = int(torch.nonzero(~torch.isfinite(tensor).all(1))[0])
@@ -172,29 +181,13 @@ class SampleGradients:
                     f"{self.label}; check that sample and the weights, or use a wider dtype"
                 )
 
-    def _one_by_one(self, names: list[str]) -> dict[str, list[Source]]:
-        """Gradients of parameters without a rule: one backward pass for each sample."""
-        chosen = [self.parameters[name] for name in names]
-        rows = [p.new_empty(len(self), p.numel()) for p in chosen]
-        sums = []
-        with (
-            evaluation(self.model, chosen),
-            self.progress.task(f"Gradients of {len(self)} {self.label}, one by one", total=len(self)) as task,
-        ):
-            for i, sample in enumerate(self.samples):
-                own = None if self.row_weights is None else self.row_weights[i : i + 1]
-                loss = token_losses(self.model, [sample], self.loss, self.pad_token_id, own)[0].sum()
-                gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
-                for row, gradient in zip(rows, gradients, strict=True):
-                    row[i] = 0 if gradient is None else gradient.flatten()
-                sums.append(loss.detach().double())
-                task.advance(1)
-        self._spend()
-        self.losses = torch.stack(sums)
-        return {name: [RowsSource(row)] for name, row in zip(names, rows, strict=True)}
-
     def passes(self) -> Iterator[tuple[str, list[Source]]]:
         """Every parameter with its factors, group by group; the factors stay when all fit in one group."""
+        if self._kept is None and sum(self.bytes_of(name) for name in self.parameters) > self.memory_bytes:
+            walk = self.walk(self.memory_bytes)
+            if walk is not None:
+                yield from walk.passes()
+                return
         groups = self.groups()
         for names in groups:
             yield from self.sources(names, keep=len(groups) == 1).items()
@@ -203,6 +196,33 @@ class SampleGradients:
     def keeps_factors(self) -> bool:
         """Whether all factors are in memory: products then no longer depend on the model's present weights."""
         return self._kept is not None
+
+    def walk(self, limit: int) -> LayerWalk | None:
+        """A capture layer by layer with at most about ``limit`` bytes, where the model allows it (walk.py)."""
+        entering = sum(s.input_ids.numel() for s in self.samples) * self._hidden_bytes()
+        walk = LayerWalk.of(
+            self.model, self.plan, self.samples, self.loss, pad_token_id=self.pad_token_id,
+            batch_size=self.batch_size, weights=self.row_weights, limit=max(1, limit - entering),
+        )  # fmt: skip
+        if walk is None:
+            return None
+        for name, p in self.parameters.items():
+            logits = len(p) if p is walk.head.weight else 0  # the gradients of the output layer are not kept
+            need = self.bytes_of(name) * (p.shape[-1] + 1) // (p.shape[-1] + max(logits, 1))
+            self._check_room(name, need + entering, limit)
+        walk.check, walk.done = self._check, self._seen
+        return walk
+
+    def _seen(self, losses: Tensor) -> None:
+        self.losses = losses
+        self._spend()
+
+    def _hidden_bytes(self) -> int:
+        """Bytes that a walk keeps for each token: what enters each layer, and two gradients."""
+        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
+        if head is None:
+            return 0
+        return (len(find_layers(self.model)) + 3) * head.weight.shape[1] * head.weight.element_size()
 
     def forget_factors(self) -> None:
         """Frees the kept factors."""
@@ -221,11 +241,18 @@ class SampleGradients:
         if c.shape[-1] != len(self) or (c.dim() == 2 and block_of is None) or c.dim() > 2:
             raise InvalidInputError(f"c has shape {tuple(c.shape)}; it must be ({len(self)},), or blocks x {len(self)}")
         if c.dim() == 1 and self._kept is None:
-            return self._backward(c)
-        return {
+            found = backward_sum(self, c)
+            self._spend()
+            return found
+        found = {
             name: weighted_sum(sources, c if c.dim() == 1 else c[block_of[name]], self.parameters[name].shape)
             for name, sources in self.passes()
         }
+        return self._in_order(found)
+
+    def _in_order(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By the parameters' order: passes may come in another."""
+        return {name: found[name] for name in self.parameters}
 
     def pull(self, weights: Tensor, block_of: dict[str, int]) -> dict[str, Tensor]:
         """``G^T W`` by parameter as (k, *shape) for weights W (blocks, m, k): ``weighted_gradient`` for k columns."""
@@ -236,7 +263,7 @@ class SampleGradients:
         for name, sources in self.passes():
             own, shape = weights[block_of[name]].to(self.device), self.parameters[name].shape
             found[name] = torch.stack([weighted_sum(sources, own[:, j], shape) for j in range(own.shape[1])])
-        return found
+        return self._in_order(found)
 
     def batch_bytes(self, batch_size: int) -> int:
         """About how many bytes one batch of the longest samples takes during a pass: its logits, their softmax and
@@ -248,31 +275,6 @@ class SampleGradients:
         width = sum(sum(p.shape) for p in layers if p.shape[0] != classes)
         size = next(iter(self.parameters.values())).element_size()
         return batch_size * longest * (4 * classes * max(4, size) + int(1.5 * width * size))
-
-    def _backward(self, c: Tensor) -> dict[str, Tensor]:
-        chosen = list(self.parameters.values())
-        wide = torch.float64 if chosen[0].dtype == torch.float64 else torch.float32
-        total = [torch.zeros(p.shape, dtype=wide, device=p.device) for p in chosen]
-        sums = []
-        with (
-            evaluation(self.model, chosen),
-            self.progress.task(f"Weighted gradient of {len(self)} {self.label}", total=len(self)) as task,
-        ):
-            for start in range(0, len(self), self.batch_size):
-                part = self.samples[start : start + self.batch_size]
-                own = None if self.row_weights is None else self.row_weights[start : start + len(part)]
-                losses, sample = token_losses(self.model, part, self.loss, self.pad_token_id, own)
-                weights = c[start : start + len(part)][sample].to(losses.dtype)
-                gradients = torch.autograd.grad((losses * weights).sum(), chosen, allow_unused=True)
-                for sum_, gradient in zip(total, gradients, strict=True):
-                    if gradient is not None:
-                        sum_ += gradient
-                sums.append(torch.zeros(len(part), dtype=torch.float64, device=losses.device))
-                sums[-1].index_add_(0, sample, losses.detach().double())
-                task.advance(len(part))
-        self._spend()
-        self.losses = torch.cat(sums)
-        return dict(zip(self.parameters, total, strict=True))
 
     def dot(self, vectors: dict[str, Tensor], block_of: dict[str, int] | None = None) -> Tensor:
         """``G V`` for k vectors given by parameter as (k, *shape): (m, k) float64, or (blocks, m, k), the
@@ -294,7 +296,7 @@ class SampleGradients:
                 c.to(tile) @ tile.square() for _, tile in tiles(sources, len(self), shape, self.memory_bytes // 4)
             ]
             found[name] = torch.cat(parts).view(shape)
-        return found
+        return self._in_order(found)
 
     def combine(self, weights: Tensor) -> dict[str, Tensor]:
         """``W G`` by parameter as (k, *shape), for k rows of sample weights W (k, m): ``weighted_gradient`` k times
@@ -308,12 +310,12 @@ class SampleGradients:
                     out = tile.new_zeros(weights.shape[0], shape.numel())
                 out[:, where] = weights.to(tile) @ tile
             combined[name] = out.view(-1, *shape)
-        return combined
+        return self._in_order(combined)
 
     def dense(self) -> Tensor:
         """G itself, (m, P), parameters in their order: for small models and tests."""
-        parts = [
-            torch.cat([tile for _, tile in tiles(sources, len(self), self.parameters[name].shape, 2**62)], 1)
+        parts = {
+            name: torch.cat([tile for _, tile in tiles(sources, len(self), self.parameters[name].shape, 2**62)], 1)
             for name, sources in self.passes()
-        ]
-        return torch.cat(parts, 1)
+        }
+        return torch.cat(list(self._in_order(parts).values()), 1)

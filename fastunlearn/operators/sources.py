@@ -21,8 +21,10 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gram, rows_gram
 
 from .gemm import nt
+from .head import HeadSource
 
-__all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "source_gram", "tiles", "weighted_sum"]
+__all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "outer_sums", "source_gram", "sources_gram",
+           "tiles", "weighted_sum"]  # fmt: skip
 
 DOT_TOKENS = 4096  # tokens at a time in a product with a vector: bounds the scratch memory
 
@@ -60,7 +62,7 @@ class LinearSource:
 
     def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
         rows, columns = (self.x, self.g) if self.transposed else (self.g, self.x)
-        return _outer_sums(rows[:, low:high], columns, self.offsets)
+        return outer_sums(rows[:, low:high], columns, self.offsets)
 
 
 @dataclass
@@ -107,7 +109,7 @@ class RowsSource:
         return _wide(self.rows[:, low * width : high * width])
 
 
-Source = LinearSource | EmbeddingSource | RowsSource
+Source = LinearSource | EmbeddingSource | RowsSource | HeadSource
 
 
 def _by_sample(per_token: Tensor, offsets: Tensor) -> Tensor:
@@ -129,18 +131,67 @@ def _scaled(rows: Tensor, c: Tensor, offsets: Tensor) -> Tensor:
     return rows * _per_token(c, offsets)[:, None].to(rows.dtype)
 
 
-def _outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor) -> Tensor:
+def outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor) -> Tensor:
     """``sum_{t in i} rows_t columns_t^T``, flat: (m, height * width). Samples of one length share one product."""
     lengths = offsets.diff()
     dtype = torch.promote_types(rows.dtype, torch.float32)
+    distinct = torch.unique(lengths).tolist()
+    if len(distinct) == 1 and distinct[0] > 0:
+        each = (len(lengths), distinct[0], -1)
+        return torch.bmm(_wide(rows).reshape(each).transpose(1, 2), _wide(columns).reshape(each)).flatten(1)
     out = torch.zeros(lengths.numel(), rows.shape[1], columns.shape[1], dtype=dtype, device=rows.device)
-    for length in torch.unique(lengths).tolist():
+    for length in distinct:
         if length == 0:
             continue
         which = torch.nonzero(lengths == length).squeeze(1)
         token = offsets[which][:, None] + torch.arange(length, device=offsets.device)
         out[which] = torch.bmm(_wide(rows[token]).transpose(1, 2), _wide(columns[token]))
     return out.flatten(1)
+
+
+PANEL = 128  # samples in a row panel of a symmetric product: half of the work is left out, panel by panel
+
+
+def _tiled_gram(a: list[Source], b: list[Source] | None, shape: torch.Size, memory_bytes: int) -> Tensor:
+    """The Gram from formed tiles that hold all uses of the parameter at once: (m_a, m_b) float64."""
+    counts = [_samples(side[0]) for side in (a, b or a)]
+    total = torch.zeros(*counts, dtype=torch.float64, device=_device(a[0]))
+    room = memory_bytes // (1 if b is None else 2)
+    step = min(tile_step(side, count, shape, room, True) for side, count in zip((a, b or a), counts, strict=True))
+    if b is not None:
+        sides = [tiles(side, count, shape, room, step=step) for side, count in zip((a, b), counts, strict=True)]
+        for (_, tile), (_, other) in zip(*sides, strict=True):
+            total += nt(tile, other).double()
+        return total
+    for _, tile in tiles(a, counts[0], shape, room, step=step):
+        for start in range(0, counts[0], PANEL):
+            total[start : start + PANEL, start:] += nt(tile[start : start + PANEL], tile[start:]).double()
+    return torch.triu(total) + torch.triu(total, 1).T
+
+
+def _device(source: Source) -> torch.device:
+    return source.rows.device if isinstance(source, RowsSource) else source.offsets.device
+
+
+def _samples(source: Source) -> int:
+    return source.rows.shape[0] if isinstance(source, RowsSource) else source.offsets.numel() - 1
+
+
+def sources_gram(a: list[Source], b: list[Source] | None, shape: torch.Size, memory_bytes: int) -> Tensor:
+    """Inner products (m_a, m_b) float64 of the gradients of one parameter with several uses; None: of a with itself.
+
+    All uses of one side meet all uses of the other; with an output layer among them, by tiles that hold all.
+    """
+    if any(isinstance(source, HeadSource) for source in [*a, *(b or [])]):
+        return _tiled_gram(a, b, shape, memory_bytes)
+    if b is not None:
+        return sum(source_gram(s, t, memory_bytes).double() for s in a for t in b)
+    total = sum(source_gram(s, None, memory_bytes).double() for s in a)
+    for i, s in enumerate(a):
+        for t in a[i + 1 :]:
+            cross = source_gram(s, t, memory_bytes).double()
+            total = total + cross + cross.T
+    return total
 
 
 def source_gram(a: Source, b: Source | None, memory_bytes: int) -> Tensor:
@@ -169,13 +220,28 @@ def weighted_sum(sources: list[Source], c: Tensor, shape: torch.Size) -> Tensor:
     return total
 
 
-def tiles(sources: list[Source], samples: int, shape: torch.Size, memory_bytes: int) -> Iterator[tuple[slice, Tensor]]:
+def tile_step(sources: list[Source], samples: int, shape: torch.Size, memory_bytes: int, tokens: bool = False) -> int:
+    """Rows of the parameter in a tile of at most ``memory_bytes``; with ``tokens`` an output layer's gradient, which
+    is made anew for each tile, counts too."""
+    height = shape[0] if len(shape) else 1
+    width = shape.numel() // max(height, 1)
+    first = sources[0].rows if isinstance(sources[0], RowsSource) else sources[0].x if isinstance(
+        sources[0], HeadSource) else sources[0].g
+    each = samples * width * len(sources)
+    if tokens:
+        each += max((len(s.x) for s in sources if isinstance(s, HeadSource)), default=0)
+    return max(1, memory_bytes // max(1, each * max(4, first.element_size())))
+
+
+def tiles(
+    sources: list[Source], samples: int, shape: torch.Size, memory_bytes: int, *, tokens: bool = False,
+    step: int | None = None,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
     """The gradients of one parameter, formed a few rows of it at a time: (slice of the flat parameter,
     (m, width of the slice)). Each tile takes at most ``memory_bytes`` bytes, but at least one row."""
     height = shape[0] if len(shape) else 1
     width = shape.numel() // max(height, 1)
-    first = sources[0].rows if isinstance(sources[0], RowsSource) else sources[0].g
-    step = max(1, memory_bytes // max(1, samples * width * max(4, first.element_size()) * len(sources)))
+    step = step or tile_step(sources, samples, shape, memory_bytes, tokens)
     for low in range(0, height, step):
         high = min(height, low + step)
         tile = sources[0].tile(low, high, shape)

@@ -1,7 +1,9 @@
 """Solves with low-rank curvature: factor once, solve many."""
 
 from .cg import cg
+from .explicit import ExplicitFisher, StoredGradients
 from .kept_fisher import KeptFisher, keep_fisher
+from .kfac import KFAC
 from .low_rank_fisher import LowRankFisher
 from .minres import minres
 from .sample_kernel import SampleKernel, sketched_gram, solve_in_sample_space
@@ -10,6 +12,8 @@ from .solution import Solution
 from .spectral import Eigenpairs, Nystrom, lanczos, nystrom
 from .woodfisher import woodfisher_inverse
 
-__all__ = ["Eigenpairs", "KeptFisher", "LowRankFisher", "Nystrom", "SampleKernel", "SampleSpace", "SampleSpaceFisher",
-           "Solution", "cg", "keep_fisher", "lanczos", "minres", "nystrom", "sketched_gram", "solve_in_sample_space",
-           "woodfisher_inverse"]  # fmt: skip
+__all__ = [
+    "KFAC", "Eigenpairs", "ExplicitFisher", "KeptFisher", "LowRankFisher", "Nystrom", "SampleKernel", "SampleSpace",
+    "SampleSpaceFisher", "Solution", "StoredGradients", "cg", "keep_fisher", "lanczos", "minres", "nystrom",
+    "sketched_gram", "solve_in_sample_space", "woodfisher_inverse",
+]  # fmt: skip

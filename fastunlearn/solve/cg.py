@@ -56,7 +56,8 @@ def cg(
     x = torch.zeros_like(right) if x0 is None else (x0[:, None] if x0.dim() == 1 else x0).to(right).clone()
     found = Solution(written(x, b), 0.0 if x0 is None else float("nan"))
     if bool((scale == 0).all()):
-        found.status, found.message, found.value = "converged", "b is zero, and so is x", written(torch.zeros_like(x), b)
+        found.status, found.message = "converged", "b is zero, and so is x"
+        found.value = written(torch.zeros_like(x), b)
         return found
     scale = scale.clamp_min(torch.finfo(torch.float64).tiny)
 
@@ -106,8 +107,8 @@ def _indefinite(found: Solution, x: Tensor, p: Tensor, values: Tensor, vectors: 
     found.curvature = float(values[0])
     found.direction = p @ vectors[:, 0].to(p)
     found.message = (
-        f"a direction with curvature {found.curvature:.3g} was met after {found.iterations} iterations, so the matrix is "
-        f"not positive definite and x is not its solution: raise damping above {-found.curvature:.3g} by a margin, "
+        f"a direction with curvature {found.curvature:.3g} was met after {found.iterations} iterations, so the matrix "
+        f"is not positive definite and x is not its solution: raise damping above {-found.curvature:.3g} by a margin, "
         "use minres, or the GGN in place of the Hessian"
     )
     return found

@@ -26,6 +26,8 @@ FORMAT = "fastunlearn-low-rank-fisher-1"
 
 
 def save(fisher: LowRankFisher, path: str | os.PathLike, overwrite: bool) -> None:
+    if type(fisher.blocks) is int:
+        raise InvalidInputError("save: blocks of a fixed number of weights keep no Gram; name a file for G in path=")
     gram, rows = fisher.gram, fisher._rows
     about = {
         "format": FORMAT, "damping": fisher.damping, "blocks": fisher.blocks.kind, "kind": fisher.kind,
@@ -53,6 +55,7 @@ def load(kind, path: str | os.PathLike, model: nn.Module, *, memory: int | str =
         raise InvalidInputError(f"path: {path} is damaged ({error}); make the Fisher again") from error
     damping, blocks, sort = settings
     found = kind.__new__(kind)
+    found._state = found._group = found._storage = found._path = None
     found._prepare(model, damping, blocks, sort, memory, names, pad, seed, progress)
     if list(found.parameters) != names or fingerprint(found.parameters) != weights:
         raise InvalidInputError("path: this Fisher was saved for other weights than the model has now: make it anew")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,13 +24,16 @@ from fastunlearn.operators.model_state import check_finite
 from fastunlearn.operators.parameters import Choice, choose_parameters
 from fastunlearn.operators.plan import make_plan
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.operators.samples import Sample, to_samples
+from fastunlearn.operators.samples import Sample, sample_digest, to_samples
 from fastunlearn.operators.space import FORMS, Form, Space
+from fastunlearn.operators.spread import SpreadGradients
+from fastunlearn.operators.state import PassState
 from fastunlearn.progress import Progress
 from fastunlearn.resources import parse_memory
 
 from . import fisher_file
-from .fingerprint import versions
+from .fingerprint import fingerprint, versions
+from .fixed_blocks import FixedBlocksFisher
 from .rows import KINDS, Rows, draw_rows
 from .sample_space import SampleSpaceFisher, check_damping
 
@@ -43,12 +47,19 @@ class LowRankFisher(LinearOperator):
 
     ``batches``: mappings as the model takes them, with ``input_ids`` and ``labels`` (B, T) int64, or encoded samples;
     each row is a sample. ``damping``: above 0, in squared nats per squared unit of the weights. ``blocks``: curvature
-    between them counts as zero: "model" (one block), "layer" or "tensor". ``kind``: "empirical" takes the samples'
-    own labels; "sampled" labels drawn from the model (its mean is the true Fisher, which is the Gauss-Newton matrix
-    of cross-entropy); "ggn" that matrix exactly, V rows for each target token, so for small vocabularies only.
-    ``memory``: for factors of gradients and tiles of them (the model, and the m x m matrices, come on top).
-    ``params``: names, patterns or parameters, default all that require a gradient. ``batch_size``: rows in one pass,
-    default as many as fit. ``seed``: of drawn labels.
+    between them counts as zero: "model" (one block), "layer", "tensor", or a number of weights (WoodFisher's blocks: G
+    is stored then, as ``storage`` "float32", "bfloat16" or "int8", in the file ``path`` or in memory).
+
+    ``kind``: "empirical" takes the samples' own labels; "sampled" labels drawn from the model (its mean is the true
+    Fisher, which is the Gauss-Newton matrix of cross-entropy); "ggn" that matrix exactly, V rows for each target
+    token, so for small vocabularies only. ``memory``: for factors of gradients and tiles of them (the model, and the
+    m x m matrices, come on top). ``params``: names, patterns or parameters, default all that require a gradient.
+    ``batch_size``: rows in one pass, default as many as fit. ``seed``: of drawn labels.
+
+    ``state``: a file that long passes write what they have to, every ``state_interval`` seconds; a run that was killed
+    and is started again with the same arguments takes it up and ends with the same bits. ``group``: a process group of
+    torch.distributed (``torch.distributed.group.WORLD``) whose processes each give their own batches; F is that of
+    all of them, in the order of ranks.
 
     Vectors are flat ``(P,)``, ``(P, k)``, lists, tuples or dicts, as for all operators; answers have the same form, in
     ``dtype``. ``F @ v`` is the product. The weights must stay as they are while this object is in use.
@@ -63,7 +74,7 @@ class LowRankFisher(LinearOperator):
         batches: Iterable[Mapping | Sample] | Mapping,
         damping: float,
         *,
-        blocks: str = "model",
+        blocks: str | int = "model",
         kind: str = "empirical",
         memory: int | str = "8GB",
         params: Choice = None,
@@ -71,7 +82,14 @@ class LowRankFisher(LinearOperator):
         batch_size: int | None = None,
         seed: int = 0,
         progress: Progress | None = None,
+        storage: str | None = None,
+        path: str | os.PathLike | None = None,
+        state: str | os.PathLike | None = None,
+        state_interval: float = 60.0,
+        group: Any = None,
     ):
+        self._state, self._interval, self._group = state, state_interval, group
+        self._storage, self._path = storage, None if path is None else os.fspath(path)
         self._prepare(model, damping, blocks, kind, memory, params, pad_token_id, seed, progress)
         samples = to_samples(batches)
         self._plan = make_plan(model, self.parameters, samples, pad_token_id=pad_token_id)
@@ -86,11 +104,11 @@ class LowRankFisher(LinearOperator):
         self.parameters = choose_parameters(model, params)
         super().__init__(Space(self.parameters))
         check_finite(self.parameters)
-        self.blocks = make_blocks(list(self.parameters), blocks)
+        self.blocks = blocks if type(blocks) is int else make_blocks(list(self.parameters), blocks)
         self._memory, self._pad, self._seed, self._progress = parse_memory(memory), pad_token_id, seed, progress
         self._versions = versions(self.parameters)
         self._rows: Rows | None = None
-        self._fisher: SampleSpaceFisher | None = None
+        self._fisher: SampleSpaceFisher | FixedBlocksFisher | None = None
 
     def _choose_batch(self, samples: list[Sample], wanted: int | None) -> int:
         if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
@@ -123,12 +141,32 @@ class LowRankFisher(LinearOperator):
         return self._gradients(rows.samples, rows.weights if self.kind == "ggn" else None)
 
     def _factor(self, rows: Rows, gram: Tensor | None) -> None:
-        fisher = SampleSpaceFisher(
-            self._of_rows(rows), self.damping, blocks=self.blocks, gram=gram, samples=rows.count, signs=rows.signs
-        )
+        gradients, common = self._of_rows(rows), {"samples": rows.count, "signs": rows.signs}
+        if type(self.blocks) is int:
+            fisher = FixedBlocksFisher(
+                gradients, self.damping, width=self.blocks, space=self.space, storage=self._storage, path=self._path,
+                **common,
+            )  # fmt: skip
+        else:
+            state = None
+            if self._state is not None and gram is None:
+                state = PassState(self._state, self._interval, self._key(rows, "gram"))
+                gradients.state = lambda c: PassState(
+                    f"{os.fspath(self._state)}.gradient", self._interval, self._key(rows, c.tolist())
+                )
+            if self._group is not None:
+                gradients = SpreadGradients(gradients, self._group)
+                common = {"samples": len(gradients), "signs": None}
+            fisher = SampleSpaceFisher(gradients, self.damping, blocks=self.blocks, gram=gram, state=state, **common)
         self._rows, self._fisher = rows, fisher  # only now: a refusal leaves the object as it was
 
-    def _ready(self) -> SampleSpaceFisher:
+    def _key(self, rows: Rows, what: object) -> list:
+        """What a pass depends on, to the bit."""
+        labels = [sample_digest(sample) for sample in rows.samples]
+        settings = [self.kind, str(self.blocks), self._memory, self._batch_size, torch.get_num_threads()]
+        return [fingerprint(self.parameters), labels, rows.weights.tolist(), settings, what]
+
+    def _ready(self) -> SampleSpaceFisher | FixedBlocksFisher:
         if self._fisher is None:
             raise InvalidInputError("this Fisher was purged by forget_personal_data(): make a new one from its samples")
         if versions(self.parameters) != self._versions:
@@ -138,8 +176,7 @@ class LowRankFisher(LinearOperator):
     @property
     def samples(self) -> int:
         """m: how many samples F is the mean of."""
-        self._ready()
-        return self._rows.count
+        return self._ready().samples
 
     @property
     def gram(self) -> Tensor:
@@ -165,7 +202,7 @@ class LowRankFisher(LinearOperator):
             raise InvalidInputError("solve_samples needs kind='empirical' or 'sampled'; with kind='ggn' use solve(v)")
         if form not in FORMS:
             raise InvalidInputError(f"form={form!r} is unknown; use one of {', '.join(FORMS)}")
-        rows = len(self._rows)
+        rows = len(fisher.gradients)
         if not isinstance(c, Tensor) or c.dim() not in (1, 2) or c.shape[0] != rows:
             shape = tuple(c.shape) if isinstance(c, Tensor) else type(c).__name__
             raise InvalidInputError(f"c is {shape}; it must be ({rows},) or ({rows}, k): one weight per sample")
@@ -192,6 +229,7 @@ class LowRankFisher(LinearOperator):
     def add(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
         """More samples: F becomes the mean over the old and the new ones. Only products with new rows are computed."""
         self._ready()
+        self._alone("add")
         self._extend(self._draw(to_samples(samples)))
 
     def remove(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
@@ -199,6 +237,7 @@ class LowRankFisher(LinearOperator):
         of it are subtracted, ``- g g^T``; raises NotPositiveDefiniteError where what is left is not positive
         definite. After any refusal F is as it was."""
         fisher, rows = self._ready(), self._rows
+        self._alone("remove")
         samples = to_samples(samples)
         if len(samples) >= rows.count:
             raise NotPositiveDefiniteError(
@@ -206,15 +245,19 @@ class LowRankFisher(LinearOperator):
             )
         keep, strangers = rows.find(samples)
         left = rows.select(keep, rows.count - len(samples) + len(strangers))
-        gram = fisher.gram[:, keep[:, None], keep]
+        gram = None if type(self.blocks) is int else fisher.gram[:, keep[:, None], keep]
         self._factor_or_extend(left, gram, self._draw(strangers).negative() if strangers else None)
 
+    def _alone(self, what: str) -> None:
+        if self._group is not None:
+            raise InvalidInputError(f"{what} works in one process: make the Fisher anew over the group's samples")
+
     def _extend(self, new: Rows) -> None:
-        self._factor_or_extend(self._rows, self._fisher.gram, new)
+        self._factor_or_extend(self._rows, None if type(self.blocks) is int else self._fisher.gram, new)
 
     def _factor_or_extend(self, old: Rows, gram: Tensor, new: Rows | None) -> None:
-        if new is None:
-            return self._factor(old, gram)
+        if new is None or gram is None:  # stored gradients are taken anew
+            return self._factor(old if new is None else old + new, gram)
         sides = [self._of_rows(old), self._of_rows(new)]
         found = gram_blocks(sides, [(0, 1), (1, 1)], self.blocks)
         upper = torch.cat([gram, found[0, 1]], 2)
@@ -224,6 +267,7 @@ class LowRankFisher(LinearOperator):
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Writes one safetensors file, whole or not at all: K, and the samples' tokens, which a solve needs. It holds
         personal data where they do. Raises OutputError."""
+        self._alone("save")
         fisher_file.save(self, path, overwrite)
 
     @classmethod
@@ -233,8 +277,13 @@ class LowRankFisher(LinearOperator):
         return fisher_file.load(cls, path, model, **options)
 
     def forget_personal_data(self) -> None:
-        """Drops all that was derived from the samples: their tokens, K, its factors, kept factors of gradients. The
-        object cannot be used afterwards. Files from :meth:`save` are the caller's to delete."""
+        """Drops all that was derived from the samples: their tokens, K, its factors, kept factors of gradients, stored
+        gradients with their file, and the file ``state``. The object cannot be used afterwards. Files from
+        :meth:`save` are the caller's to delete."""
         if self._fisher is not None:
             self._fisher.gradients.forget_factors()
+        if isinstance(self._fisher, FixedBlocksFisher):
+            self._fisher.explicit.stored.close()
         self._rows = self._fisher = None
+        for file in () if self._state is None else (self._state, f"{os.fspath(self._state)}.gradient"):
+            Path(file).unlink(missing_ok=True)

@@ -22,6 +22,8 @@ from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError
 from fastunlearn.operators.blocks import Blocks, make_blocks
 from fastunlearn.operators.gram import gram_blocks
 from fastunlearn.operators.sample_gradients import SampleGradients
+from fastunlearn.operators.spread import SpreadGradients
+from fastunlearn.operators.state import PassState
 
 __all__ = ["SampleSpace", "SampleSpaceFisher", "check_damping", "cholesky"]
 
@@ -150,7 +152,7 @@ class SampleSpaceFisher:
 
     ``damping``: lambda above, in squared nats per squared unit of the weights. ``blocks``: "model", "layer",
     "tensor", or a Blocks. ``gram`` (blocks, rows, rows) float64: the Gram matrices where they are known already.
-    ``samples``: m, where it is not the number of rows. ``signs``: see SampleSpace.
+    ``samples``: m, where it is not the number of rows. ``signs``: see SampleSpace. ``state``: of the Gram's pass.
 
     Vectors in parameter space are dicts by parameter name. Raises InvalidInputError for a damping that is not
     above 0, and NotPositiveDefiniteError where rounding has eaten the damping.
@@ -158,19 +160,22 @@ class SampleSpaceFisher:
 
     def __init__(
         self,
-        gradients: SampleGradients,
+        gradients: SampleGradients | SpreadGradients,
         damping: float,
         *,
         blocks: str | Blocks = "model",
         gram: Tensor | None = None,
         samples: int | None = None,
         signs: Tensor | None = None,
+        state: PassState | None = None,
     ):
         self.gradients = gradients
         self.damping = check_damping(damping)
         names = list(gradients.parameters)
         self.blocks = make_blocks(names, blocks) if isinstance(blocks, str) else blocks
-        self.gram = gram_blocks([gradients], [(0, 0)], self.blocks)[0, 0] if gram is None else gram
+        if gram is None and isinstance(gradients, SpreadGradients):
+            gram = gradients.gram(self.blocks)
+        self.gram = gram_blocks([gradients], [(0, 0)], self.blocks, state)[0, 0] if gram is None else gram
         self.samples = len(gradients) if samples is None else samples
         self.space = SampleSpace(self.gram, self.damping, self.samples, signs)
 

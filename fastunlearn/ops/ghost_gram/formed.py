@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops._gemm import nt
 
 from ._arguments import Side, accumulator, segments
 
-PANEL = 256  # samples in a row panel of the symmetric product: below it, halving the work gains nothing
+PANEL = 128  # samples in a row panel of the symmetric product: below it, halving the work gains nothing
 
 
 def tile_shape(samples: int, d_in: int, d_out: int, itemsize: int, memory_bytes: int) -> tuple[int, int]:
@@ -57,10 +58,10 @@ def _form(side: Side, rows: slice, columns: slice, buffer: Tensor) -> Tensor:
 def add_product(out: Tensor, a: Tensor, b: Tensor | None) -> None:
     """``out += a @ b.T``; with b None the upper triangle (by panels) of ``a @ a.T`` only."""
     if b is not None:
-        out.addmm_(a, b.T)
+        out += nt(a, b)
         return
     for start in range(0, a.shape[0], PANEL):
-        out[start : start + PANEL, start:].addmm_(a[start : start + PANEL], a[start:].T)
+        out[start : start + PANEL, start:] += nt(a[start : start + PANEL], a[start:])
 
 
 def mirror_upper(out: Tensor) -> None:

@@ -49,7 +49,8 @@ def _apply(name, g, x, scales, reads: int, gives: int, backend: str | None) -> T
     if (g.dtype == torch.int8) and scales is None:
         raise InvalidInputError("scales: int8 rows need one factor each; quantise() gives them")
     if scales is not None and (scales.shape != g.shape[:2] or scales.dtype != torch.float32):
-        raise InvalidInputError(f"scales is {tuple(scales.shape)} {scales.dtype}; it must be {tuple(g.shape[:2])} float32")
+        shape = tuple(scales.shape)
+        raise InvalidInputError(f"scales is {shape} {scales.dtype}; it must be {tuple(g.shape[:2])} float32")
     if x.device != g.device or (scales is not None and scales.device != g.device):
         raise InvalidInputError("g, scales and the vectors must be on one device")
     offered = BACKENDS if g.dtype in cpu.STORED else ("reference",)

@@ -1,0 +1,96 @@
+"""The output layer without its logits: the loss, its gradient, and per-sample gradients, a stretch at a time.
+
+The gradient of a token's loss in the logits, ``softmax(z) - onehot(label)``, is as wide as the vocabulary. It is not
+kept but made anew from x, the weight and the token's log-sum-exp, for a stretch of the vocabulary or of the tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .gemm import nt
+
+__all__ = ["HeadSource", "head_backward", "plain_head"]
+
+TOKENS = 1024  # of which the logits exist at a time
+
+
+def plain_head(model: nn.Module) -> nn.Linear | None:
+    """The output layer where it is an ordinary linear layer without bias, at least float32; else None."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    plain = type(head) is nn.Linear and head.bias is None
+    return head if plain and head.weight.dtype in (torch.float32, torch.float64) else None
+
+
+def head_backward(
+    x: Tensor, weight: Tensor, labels: Tensor, scale: Tensor | None, *, weight_out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of tokens x (n, d) with labels (n,): losses (n,), their log-sum-exp (n,), and the gradient in x (n, d) of
+    ``sum scale * loss``. ``weight_out`` (V, d): the gradient in the weight is added to it."""
+    losses, lse, gx = x.new_empty(len(x)), x.new_empty(len(x)), torch.empty_like(x)
+    for start in range(0, len(x), TOKENS):
+        some = slice(start, start + TOKENS)
+        z, own = nt(x[some], weight), labels[some, None]
+        lse[some] = torch.logsumexp(z, 1)
+        losses[some] = lse[some] - z.gather(1, own)[:, 0]
+        z.sub_(lse[some, None]).exp_().scatter_add_(1, own, torch.full_like(own, -1, dtype=z.dtype))
+        if scale is not None:
+            z.mul_(scale[some, None])
+        gx[some] = nt(z, weight.t())
+        if weight_out is not None:
+            weight_out += nt(z.t(), x[some].t())
+    return losses, lse, gx
+
+
+@dataclass
+class HeadSource:
+    """As LinearSource, with g made anew: x (N, d), ``weight`` (V, d), labels, lse and scale (N,), offsets (m + 1,)."""
+
+    x: Tensor
+    weight: Tensor
+    labels: Tensor
+    lse: Tensor
+    scale: Tensor
+    offsets: Tensor
+
+    transposed = False
+
+    def gradient(self, low: int, high: int, tokens: slice = slice(None)) -> Tensor:
+        """g for classes ``low`` to ``high``: (tokens, high - low)."""
+        z = nt(self.x[tokens], self.weight[low:high])
+        z.sub_(self.lse[tokens, None]).exp_()
+        labels = self.labels[tokens]
+        inside = torch.nonzero((labels >= low) & (labels < high)).flatten()
+        z[inside, labels[inside] - low] -= 1
+        return z.mul_(self.scale[tokens, None])
+
+    @property
+    def g(self) -> Tensor:
+        return self.gradient(0, self.weight.shape[0])
+
+    def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
+        per_token = torch.repeat_interleave(c.to(self.x), self.offsets.diff())
+        out = torch.zeros(shape, dtype=self.x.dtype, device=self.x.device)
+        for start in range(0, len(self.x), TOKENS):
+            some = slice(start, start + TOKENS)
+            g = self.gradient(0, shape[0], some).mul_(per_token[some, None])
+            out += nt(g.t(), self.x[some].t())
+        return out
+
+    def dot(self, v: Tensor) -> Tensor:
+        parts = []
+        for start in range(0, len(self.x), TOKENS):
+            some = slice(start, start + TOKENS)
+            g = self.gradient(0, self.weight.shape[0], some)
+            parts.append(torch.stack([(nt(self.x[some], one.to(g)) * g).sum(1, dtype=torch.float64) for one in v], 1))
+        owner = torch.repeat_interleave(torch.arange(self.offsets.numel() - 1), self.offsets.diff())
+        total = torch.zeros(self.offsets.numel() - 1, len(v), dtype=torch.float64, device=self.x.device)
+        return total.index_add_(0, owner.to(total.device), torch.cat(parts)) if parts else total
+
+    def tile(self, low: int, high: int, shape: torch.Size) -> Tensor:
+        from .sources import outer_sums
+
+        return outer_sums(self.gradient(low, high), self.x, self.offsets)
