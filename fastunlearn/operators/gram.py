@@ -34,7 +34,7 @@ def gram_blocks(
         for name, found in together(sides, limit):
             for a, b in pairs if name not in done else ():
                 other = None if a == b else found[b]
-                part = sources_gram(found[a], other, first.parameters[name].shape, limit)
+                part = sources_gram(found[a], other, first.parameters[name].shape, first.memory_bytes // 8)
                 out[a, b][blocks.of[name]] += part
             if state is not None and name not in done:
                 done.append(name)
@@ -62,7 +62,8 @@ def together(sides: Sequence[SampleGradients], limit: int) -> Iterator[tuple[str
         for name in first.parameters:
             yield name, [side[name] for side in found]
         return
-    walks = [side.walk(limit // len(sides)) for side in sides]
+    # A walk keeps what enters every layer as well: it gets another quarter of the memory, and tiles an eighth.
+    walks = [side.walk(first.memory_bytes * 3 // 4 // len(sides)) for side in sides]
     if all(walk is not None for walk in walks):
         for parts in zip(*(walk.passes() for walk in walks), strict=True):
             name = parts[0][0]
