@@ -166,7 +166,7 @@ def trained(steps: int = 150):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return model, ids, float(loss)
+    return model, ids, loss.item()
 
 
 def precondition() -> list[dict]:
