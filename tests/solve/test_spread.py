@@ -61,7 +61,7 @@ def test_the_same_answer_as_one_process(tmp_path, world, memory):
     commands = [[sys.executable, "-c", SCRIPT, str(rank), *settings] for rank in range(world)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in running:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
     answers = [load_file(tmp_path / str(rank)) for rank in range(world)]
     for blocks in ("model", "tensor"):
