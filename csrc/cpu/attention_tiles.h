@@ -40,14 +40,13 @@ inline int64_t tiles_of(int64_t length) { return (length + kTile - 1) / kTile; }
 inline int64_t chunks_of(int64_t columns) { return (columns + kChunk - 1) / kChunk; }
 inline int64_t matrix_size(int64_t columns) { return chunks_of(columns) * kTile * kChunk; }
 
-// Aligned memory of one thread, made before the threads start: an exception must not leave a parallel region.
+// Aligned memory of one thread, not set to anything, made before the threads start: an exception must not leave a parallel region.
 template <class T>
 class Scratch {
    public:
     T* take(int64_t count) {
         const size_t size = size_t(std::max<int64_t>(count, 1));
         blocks_.emplace_back(static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t(64))));
-        std::fill_n(blocks_.back().get(), size, T(0));
         return blocks_.back().get();
     }
 
@@ -58,11 +57,12 @@ class Scratch {
     std::vector<std::unique_ptr<T, Free>> blocks_;
 };
 
+inline int64_t size_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
+
 inline const void* row_of(const AttentionTensor& x, int dtype, int64_t tangent, int64_t batch, int64_t head,
                           int64_t row) {
-    const int64_t size = dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2;
     const int64_t offset = tangent * x.tangent + batch * x.batch + head * x.head + row * x.row;
-    return static_cast<const char*>(x.data) + offset * size;
+    return static_cast<const char*>(x.data) + offset * size_of(dtype);
 }
 
 // Rows of queries of one head; heads that share keys are numbered one after the other (`number` of one (b, g)).
@@ -84,6 +84,7 @@ struct KeyTile {
           kt(p.kt.data ? scratch.take(matrix_size(p.size) * p.tangents) : nullptr),
           vt(p.vt.data ? scratch.take(matrix_size(p.value_size) * p.tangents) : nullptr) {}
 
+    // Packs the tile that starts at key `at`.
     void load(const AttentionProblem& p, const AttentionProducts<T>& products, int64_t batch, int64_t group,
               int64_t at) {
         first = at;
