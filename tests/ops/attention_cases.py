@@ -102,3 +102,10 @@ def check(got: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], threshol
         allowed = threshold or ATTENTION[value.dtype]
         found = error(value, truth[name], terms)
         assert found <= allowed, f"{name}: {found:.2e} > {allowed:.0e}"
+
+
+def check_case(case: Case, threshold: float | None = None) -> None:
+    """The dual pair and the one-stream pair of the kernels against the reference in float64."""
+    wide = case.wide()
+    check(run_dual(case, "cpu"), run_dual(wide, "reference"), threshold, case.terms())
+    check(run_single(case, "cpu"), run_single(wide, "reference"), threshold, case.terms())
