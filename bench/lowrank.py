@@ -175,7 +175,7 @@ def precondition() -> list[dict]:
 
     model, ids, loss = trained()
     some = {"input_ids": ids[:32], "labels": ids[:32]}
-    b = torch.cat([t.flatten() for t in fu.gradient(model, some).values()])
+    b = fu.gradient(model, some)
     ggn, cases = fu.GGN(model, some, reduction="samples"), []
     for damping in (1.0, 1e-1):
         plain = cg(ggn, b, damping=damping, tolerance=1e-4, max_iterations=600)
