@@ -18,6 +18,7 @@ def case():
         return {"gate": "passed", "error": 2e-6, "seconds": seconds, "peak_bytes": peak, "rounds": 3}
 
     return {
+        "case": {"truth": "double backward, float64"},
         "results": {
             "fastunlearn": passed(0.5, 10**8), "slow": passed(3.0, 4 * 10**8), "quick": passed(1.25, 10**9),
             "broken": {"gate": "failed", "reason": "RuntimeError: no derivative."},
@@ -37,8 +38,9 @@ def test_a_row_names_time_memory_and_the_fastest_peer(tmp_path, case):
 def test_without_a_peer_its_cells_are_empty(tmp_path, case):
     case["results"] = {"fastunlearn": case["results"]["fastunlearn"]}
     del case["summary"]["fastest_peer"], case["summary"]["times_faster_than_fastest_peer"]
+    case["case"]["truth"] = "central differences"
     write(tmp_path, "hvp-8192", [case])
-    assert "| 1.25 | – | – | – | 70 % |" in products_section(tmp_path)
+    assert "| 2e-06 (against central differences) | 1.25 | – | – | – | 70 % |" in products_section(tmp_path)
 
 
 def test_nothing_measured_nothing_said(tmp_path):
