@@ -57,12 +57,15 @@ def test_claims_by_seed_and_utility(tmp_path, cases):
     cases[0]["claims"] = {
         "retrained_forget_accuracy": 0.1, "forget_accuracy": 0.08, "retain_accuracy_kept": 0.987,
         "without_retain_data": none, "with_retain_data": best, "own_pull_with_retain_data": none,
+        "kl_retain": 0.01,
     }  # fmt: skip
+    cases[0]["document"]["original"]["kl_retain"] = 0.004
     cases[0]["utility"] = {"original": {"accuracy": 0.5}, "retrained": {"accuracy": 0.25}}
     write(tmp_path, "demo-seeds.json", {"cases": cases})
     text = readme_figures.figures_section(tmp_path)
     assert row(text, "0 | 0.08")[1:] == [
-        "0.08, at most 0.15", "98.7 %", "none forgot as much", "0.25 (npo-retain, KL 0.04)", "none forgot as much"
+        "0.08, at most 0.15", "98.7 %", "none forgot as much", "0.25 (npo-retain, KL 0.04, added: 0.167)",
+        "none forgot as much",
     ]  # fmt: skip
     assert "original 50.0 %, retrained 25.0 %" in text
 
