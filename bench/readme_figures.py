@@ -152,8 +152,8 @@ def shown(record: dict) -> str:
         "method the point, on its way or at the end of any of its trials, that is nearest to the retrained model among "
         "those with a forget accuracy of at most the retrained model's plus 0.05. Every trial had as many gradient "
         "evaluations as Fisher Removal took. Aimed at: at most a quarter without retained data, at most half with it. "
-        "The untouched original is not at 0 either, because the two trainings differ: *added* is the ratio of what each "
-        "adds to that distance.",
+        "The untouched original is not at 0 either, because the two trainings differ: *added* is the ratio of what "
+        "each adds to that distance.",
         table(rows),
     ])  # fmt: skip
 
