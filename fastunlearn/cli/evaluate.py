@@ -58,9 +58,8 @@ def name_models(texts: list[str]) -> dict[str, Path]:
     return named
 
 
-def cost_of(folder: Path) -> dict:
-    """What unlearning.json in ``folder`` says of the way to this model; {} where there is none."""
-    path = folder / "unlearning.json"
+def _account(path: Path) -> dict:
+    """The JSON object in ``path``; {} where there is no such file."""
     if not path.is_file():
         return {}
     try:
@@ -70,6 +69,16 @@ def cost_of(folder: Path) -> dict:
     if not isinstance(found, dict):
         raise InvalidInputError(f"{path} must hold a JSON object; mend it or remove it")
     return found
+
+
+def cost_of(folder: Path) -> dict:
+    """What unlearning.json in ``folder`` says of the way to this model, else what training.json says of its cost; {}
+    where there is neither."""
+    found = _account(folder / "unlearning.json")
+    if found:
+        return found
+    trained = _account(folder / "training.json")
+    return {name: trained[name] for name in ("gradients", "seconds") if name in trained}
 
 
 class _Evaluation:

@@ -62,6 +62,14 @@ def test_cost_comes_from_the_account_in_the_folder(evaluate, make_model, tmp_pat
     assert entry["first_order"] is True
 
 
+def test_cost_of_a_trained_model_is_that_of_its_training(evaluate, make_model, tmp_path):
+    changed = make_model("changed", 1)
+    (tmp_path / "changed" / "training.json").write_text(json.dumps({"gradients": 7, "seconds": 2.5, "steps": 3}))
+    assert evaluate("--model", make_model("m"), "--model", changed)[0] == 0
+    entry = document_of(tmp_path)["methods"]["changed"]
+    assert (entry["gradients"], entry["seconds"], entry["steps"]) == (7, 2.5, [])
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"seconds": "long"}'])
 def test_broken_account_is_named(evaluate, make_model, tmp_path, text):
     changed = make_model("changed", 1)
