@@ -167,8 +167,8 @@ def utility(record: dict) -> str:
     return (
         f"Accuracy on the utility questions (real authors, world facts): {parts}. The first-order methods had one "
         "setting each, one of those of the demonstration, and were not tuned here. Fisher Removal made four passes a "
-        "step, because its factors do not fit into the default memory. `python -m bench.tofu FOLDER` runs it all by the "
-        "command line, with TOFU's files in that folder."
+        "step, because its factors do not fit into the default memory. `python -m bench.tofu FOLDER` runs all of it by "
+        "the command line, with TOFU's files in that folder."
     )
 
 
