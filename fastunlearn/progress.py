@@ -123,7 +123,7 @@ class _Line(_Shown):
         if self._within:
             return
         seconds = time.perf_counter() - self._start
-        unit = self._unit if self._total == 1 else f"{self._unit}s"
+        unit = self._unit if self._total == 1 or not self._unit.isalpha() else f"{self._unit}s"
         stopped = "stopped at " if kind is not None else ""
         note = f" ({self._note})" if self._note else ""
         line = f"{self._description}: {stopped}{self._done} of {self._total} {unit} in {seconds:.1f} s{note}"

@@ -61,6 +61,13 @@ def test_off_a_terminal_a_task_within_a_task_has_no_line_and_a_group_hides_nothi
     assert [line.partition(":")[0] for line in stream.getvalue().splitlines()] == ["first", "second", "all"]
 
 
+def test_a_sign_has_no_plural():
+    stream = io.StringIO()
+    with TerminalProgress(stream).group("all", 100, unit="%") as task:
+        task.advance(100)
+    assert stream.getvalue().startswith("all: 100 of 100 % in ")
+
+
 def test_a_failed_inner_task_leaves_the_next_one_visible():
     stream = io.StringIO()
     shown = TerminalProgress(stream)
