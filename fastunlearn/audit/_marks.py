@@ -12,7 +12,10 @@ def _polygon(x: float, y: float, radius: float, corners: int, turn: float) -> st
     return " ".join(f"{x + radius * math.sin(a):.1f},{y - radius * math.cos(a):.1f}" for a in angles)
 
 
-_CORNERS = ((0, 0.0), (4, math.pi / 4), (3, 0.0), (4, 0.0), (3, math.pi), (5, 0.0), (6, 0.0), (5, math.pi))
+_CORNERS = (
+    (0, 0.0), (4, math.pi / 4), (3, 0.0), (4, 0.0), (3, math.pi), (5, 0.0), (6, 0.0), (5, math.pi), (3, math.pi / 2),
+    (3, -math.pi / 2), (6, math.pi / 6), (8, math.pi / 8),
+)  # fmt: skip
 RADIUS = 6.5
 
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from fastunlearn.audit import html as page
-from fastunlearn.audit._marks import free_place, spread
+from fastunlearn.audit._marks import free_place, mark, spread
 from fastunlearn.audit._markup import write
 from fastunlearn.audit._scale import linear, log
 from fastunlearn.audit._table import bytes_text, seconds_text
@@ -198,3 +198,7 @@ def test_loss_and_perplexity_of_each_set_are_in_the_details(document):
     found["retain"] |= {"loss": 0.0123, "perplexity": 1.0124}
     page = report_html(document)
     assert "6.543" in page and "0.0123" in page and "1.012" in page and "perplexity" in page
+
+
+def test_a_dozen_methods_have_marks_of_their_own():
+    assert len({write(mark(index, 50.0, 50.0, "mark")) for index in range(12)}) == 12
