@@ -11,20 +11,9 @@
 #include "attention.h"
 #include "attention_kernels.h"
 #include "kernels.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "threads.h"
 
 namespace fu {
-
-inline int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // The live tables for accumulators of type T. Throws where `isa` is not live.
 template <class T>

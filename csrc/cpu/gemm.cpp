@@ -10,13 +10,10 @@
 #include "isa.h"
 #include "kernels.h"
 #include "scratch.h"
+#include "threads.h"
 
 #include <algorithm>
 #include <stdexcept>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace fu {
 
@@ -28,14 +25,6 @@ constexpr int64_t kColumnBlock = 1024;
 constexpr int64_t kDepth = 512;  // C is read and written once per slab, and the packed left-hand side fits the second cache
 constexpr int64_t kRightBytes = 8 << 20;
 constexpr int64_t kLeft = kRowBlock * kDepth + kPackSlack;  // packed left-hand side of one thread
-
-int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 

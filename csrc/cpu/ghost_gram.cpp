@@ -8,16 +8,13 @@
 
 #include "isa.h"
 #include "kernels.h"
+#include "threads.h"
 
 #include <algorithm>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <vector>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 namespace fu {
 
@@ -29,14 +26,6 @@ constexpr int64_t kRowBlock = 96;
 constexpr int64_t kColumnBlock = 192;
 constexpr int64_t kDepth = 256;  // part of d at a time: a panel of it fits the first cache
 constexpr int64_t kStripeBytes = 32 << 20;
-
-int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 

@@ -8,10 +8,7 @@
 
 #include "isa.h"
 #include "kernels.h"
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include "threads.h"
 
 namespace fu {
 
@@ -20,14 +17,6 @@ namespace {
 
 constexpr int64_t kBlock = 32;  // rows whose parameter gradients are summed in one place
 constexpr int64_t kWave = 128;  // blocks whose sums are kept at a time
-
-int this_thread() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 void check(const NormProblem& p, int threads) {
     if (p.dtype < kFloat32 || p.dtype > kBFloat16) throw std::invalid_argument("dtype is not one of the kernels'");

@@ -8,30 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn.ops.activation.autograd import activation
+from fastunlearn.ops.known_modules import ACTIVATIONS, epsilon_of, is_rms_norm
 from fastunlearn.ops.norm.autograd import rms_norm
 
 __all__ = ["replacement_of"]
 
-_ACTIVATIONS = {
-    "NewGELUActivation": "gelu_tanh",
-    "GELUTanh": "gelu_tanh",
-    "PytorchGELUTanh": "gelu_tanh",
-    "FastGELUActivation": "gelu_tanh",
-    "QuickGELUActivation": "quick_gelu",
-    "ReLUSquaredActivation": "relu2",
-}
-_EPSILONS = ("variance_epsilon", "eps", "epsilon")
 _TOLERANCE = 1e-6  # of float32; a Hugging Face norm computes in it whatever the weights' dtype
 
 
 def replacement_of(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor] | None:
     """A forward for ``module`` that computes the same in one op, or None. Checked on a random input."""
-    kind = _ACTIVATIONS.get(type(module).__name__)
+    kind = ACTIVATIONS.get(type(module).__name__)
     if kind is not None and not list(module.parameters()):
         candidates = [lambda self, x: activation(x, kind)]
         sample = 3 * torch.randn(64, generator=torch.Generator().manual_seed(0))
-    elif _looks_like_rms_norm(module):
-        eps = next((v for name in _EPSILONS if isinstance(v := getattr(module, name, None), float)), None)
+    elif is_rms_norm(module):
+        eps = epsilon_of(module)
         if eps is None or module.weight.dtype not in (torch.float32, torch.bfloat16):
             return None
         candidates = [_norm(eps, 0.0), _norm(eps, 1.0)]
@@ -46,12 +38,6 @@ def replacement_of(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor] |
             if _agree(own, found):
                 return _guarded(type(module).forward, candidate, sample.dtype)
     return None
-
-
-def _looks_like_rms_norm(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    named = "RMSNorm" in type(module).__name__ and not isinstance(module, nn.RMSNorm)
-    return named and isinstance(weight, Tensor) and weight.dim() == 1 and len(list(module.parameters())) == 1
 
 
 def _norm(eps: float, offset: float) -> Callable[[nn.Module, Tensor], Tensor]:

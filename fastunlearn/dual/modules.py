@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastunlearn.ops import activation as activation_op
 from fastunlearn.ops import norm as norm_op
+from fastunlearn.ops.known_modules import ACTIVATIONS, epsilon_of, is_rms_norm
 
 from .rules.activation import activate
 from .rules.norm import dual_norm
@@ -21,16 +22,6 @@ from .values import Dual
 
 __all__ = ["ModuleRules"]
 
-_ACTIVATIONS = {
-    "NewGELUActivation": "gelu_tanh",
-    "GELUTanh": "gelu_tanh",
-    "PytorchGELUTanh": "gelu_tanh",
-    "FastGELUActivation": "gelu_tanh",
-    "BloomGelu": "gelu_tanh",
-    "QuickGELUActivation": "quick_gelu",
-    "ReLUSquaredActivation": "relu2",
-}
-_EPSILONS = ("variance_epsilon", "eps", "epsilon")
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # norms compute in float32 inside; half types: 2e-2
 _EXACT = 1e-12  # of activations in float64: Bloom's GELU has a constant of eight digits and is left alone there
 
@@ -49,7 +40,7 @@ class ModuleRules:
     """The modules of a model that have a rule; what the check of each said is remembered."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.candidates = [m for m in model.modules() if _is_rms_norm(m) or type(m).__name__ in _ACTIVATIONS]
+        self.candidates = [m for m in model.modules() if is_rms_norm(m) or type(m).__name__ in ACTIVATIONS]
         self._rules: dict[int, Rule | None] = {}
 
     def forward(self, mode: Any, module: nn.Module, own: Callable) -> Callable:
@@ -71,22 +62,15 @@ class ModuleRules:
         return run
 
 
-def _is_rms_norm(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    named = "RMSNorm" in type(module).__name__ and not isinstance(module, nn.RMSNorm)
-    own = list(module.parameters())
-    return named and isinstance(weight, Tensor) and weight.ndim == 1 and len(own) == 1
-
-
 def _checked_rule(module: nn.Module, own: Callable, x: Tensor) -> Rule | None:
-    kind = _ACTIVATIONS.get(type(module).__name__)
+    kind = ACTIVATIONS.get(type(module).__name__)
     result = own(x)
     if not isinstance(result, Tensor):
         return None
     if kind is not None:
         found = activation_op.dual_forward(x, None, kind)[0]
         return (lambda mode, value: activate(value, kind)) if _agree(result, found, True) else None
-    eps = next((getattr(module, e) for e in _EPSILONS if isinstance(getattr(module, e, None), float)), None)
+    eps = epsilon_of(module)
     weight = module.weight
     if eps is None or weight.dtype != x.dtype or x.shape[-1] != weight.shape[0]:
         return None

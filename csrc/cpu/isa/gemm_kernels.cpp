@@ -1,20 +1,11 @@
 // Packing and the micro-kernel of the matrix product. Compiled once per instruction set: see simd.h.
 #include "gemm_kernels.h"
 #include "kernels.h"
+#include "micro_tile.h"
 #include "simd.h"
 
 namespace fu {
 namespace {
-
-// Micro-tile: kRows x (kVectors vectors). 24 accumulators of 32 registers with AVX-512, 12 of 16 below it.
-#if FU_BYTES == 64
-constexpr int kRows = 12;
-#elif FU_BYTES == 32
-constexpr int kRows = 6;
-#else
-constexpr int kRows = 4;
-#endif
-constexpr int kVectors = 2;
 
 template <class T>
 constexpr int lanes = FU_BYTES / int(sizeof(T));
@@ -33,12 +24,7 @@ struct ReadSame {
 };
 struct ReadBFloat16 {
     using Source = uint16_t;
-    static float one(uint16_t v) {
-        const uint32_t bits = uint32_t(v) << 16;
-        float value;
-        __builtin_memcpy(&value, &bits, 4);
-        return value;
-    }
+    static float one(uint16_t v) { return widen_bfloat16(v); }
     static typename Vector<float>::type many(const uint16_t* from) {
         typedef uint16_t Narrow __attribute__((vector_size(FU_BYTES / 2)));
         typedef uint32_t Wide __attribute__((vector_size(FU_BYTES)));

@@ -1,33 +1,10 @@
 // The tile product of the ghost Gram. Compiled once per instruction set: see simd.h.
 #include "kernels.h"
+#include "micro_tile.h"
 #include "simd.h"
 
 namespace fu {
 namespace {
-
-// Micro-tile: kRows x (kVectors vectors). 24 accumulators of 32 registers with AVX-512, 12 of 16 below it.
-#if FU_BYTES == 64
-constexpr int kRows = 12;
-#elif FU_BYTES == 32
-constexpr int kRows = 6;
-#else
-constexpr int kRows = 4;
-#endif
-constexpr int kVectors = 2;
-
-inline float from_bits(uint32_t bits) {
-    float value;
-    __builtin_memcpy(&value, &bits, 4);
-    return value;
-}
-
-inline float widen_half(uint16_t h) {
-    const uint32_t sign = (h & 0x8000u) << 16, rest = h & 0x7fffu;
-    if (rest >= 0x7c00u) return from_bits(sign | 0x7f800000u | (rest & 0x3ffu) << 13);  // infinity, NaN
-    // Move exponent and fraction into place and repair the exponent by a multiplication: exact, subnormals too.
-    const float magnitude = from_bits(rest << 13) * 0x1p112f;
-    return sign ? -magnitude : magnitude;
-}
 
 struct ReadFloat {
     using source = float;
@@ -39,7 +16,7 @@ struct ReadDouble {
 };
 struct ReadBFloat16 {
     using source = uint16_t;
-    static float get(uint16_t v) { return from_bits(uint32_t(v) << 16); }
+    static float get(uint16_t v) { return widen_bfloat16(v); }
 };
 struct ReadHalf {
     using source = uint16_t;
