@@ -166,9 +166,8 @@ def utility(record: dict) -> str:
     parts = ", ".join(f"{name} {100 * one['accuracy']:.1f} %" for name, one in found[0].items())
     return (
         f"Accuracy on the utility questions (real authors, world facts): {parts}. The first-order methods had one "
-        "setting each, one of those of the demonstration, and were not tuned here. Fisher Removal made four passes a "
-        "step, because its factors do not fit into the default memory. `python -m bench.tofu FOLDER` runs all of it by "
-        "the command line, with TOFU's files in that folder."
+        "setting each, one of those of the demonstration, and were not tuned here. `python -m bench.tofu "
+        "FOLDER` runs all of it by the command line, with TOFU's files in that folder."
     )
 
 

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.operators.state import PassState
 
 SCRIPT = """
 import os, signal, sys, torch
@@ -74,15 +77,24 @@ def test_killed_and_started_again(tmp_path, memory):
     assert torch.equal(found["gram"], truth["gram"]) and torch.equal(found["step"], truth["step"])
 
 
-def test_a_state_of_another_computation_or_a_damaged_one_is_not_used(tmp_path):
-    from fastunlearn.operators.state import PassState
+def test_a_file_that_is_no_state_is_refused_and_stays(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"x": torch.ones(3)}, path)
+    for content in (path.read_bytes(), path.read_bytes()[:-3], b"", b"a text"):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInputError, match="state"):
+            PassState(path, 0, ["a"])
+        assert path.read_bytes() == content
 
+
+def test_a_state_of_another_computation_is_not_used(tmp_path):
     state = PassState(tmp_path / "s", 0, ["a"])
     state.step({"x": torch.ones(3)}, {"done": ["n"]})
     assert PassState(tmp_path / "s", 0, ["a"]).load()[1] == {"done": ["n"]}
     assert PassState(tmp_path / "s", 0, ["b"]).load() == ({}, {})
     (tmp_path / "s").write_bytes((tmp_path / "s").read_bytes()[:-3])
-    assert PassState(tmp_path / "s", 0, ["a"]).load() == ({}, {})
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        PassState(tmp_path / "s", 0, ["a"])
     waiting = PassState(tmp_path / "t", 1000, ["a"])
     waiting.step({"x": torch.ones(3)}, {})
     assert not (tmp_path / "t").exists()

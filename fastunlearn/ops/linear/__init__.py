@@ -18,9 +18,8 @@ from fastunlearn.ops._dispatch import backend_module, choose_backend
 
 from . import cpu
 from ._arguments import check, check_matrix, check_out, check_streams
-from .precision import precision
 
-__all__ = ["bias_product", "dual_backward", "dual_forward", "precision", "weight_product"]
+__all__ = ["bias_product", "dual_backward", "dual_forward", "weight_product"]
 
 BACKENDS = ("reference", "cpu", "triton")
 
