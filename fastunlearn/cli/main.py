@@ -9,13 +9,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from fastunlearn.cli import demo, evaluate, info, keep_fisher, methods, report, train, unlearn
+from fastunlearn.cli import demo, evaluate, info, keep_fisher, keygen, methods, report, train, unlearn, verify
 from fastunlearn.errors import FastUnlearnError
 
 __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "main"]
 
-#: Each has NAME, HELP, ``configure(parser)`` and ``run(args)``.
-COMMANDS = (info, methods, train, unlearn, evaluate, keep_fisher, report, demo)
+#: Each has NAME, HELP, ``configure(parser)`` and ``run(args)``, which may return an exit status.
+COMMANDS = (info, methods, train, unlearn, evaluate, keep_fisher, report, demo, keygen, verify)
 EXIT_ERROR = 2  # as argparse for a wrong command line
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 
@@ -56,18 +56,18 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command of ``arguments`` (default: those of the process) and returns the exit status: 0, 2 for
-    an error that has a name, 130 for Ctrl-C. Other exceptions are bugs and pass through with their
-    traceback."""
+    """Runs the command of ``arguments`` (default: those of the process) and returns the exit status: 0 (or what the
+    command gives, such as 1 for a failed verification), 2 for an error that has a name, 130 for Ctrl-C. Other
+    exceptions are bugs and pass through with their traceback."""
     args = build_parser().parse_args(arguments)
     debug = getattr(args, "debug", False)
     args.quiet = getattr(args, "quiet", False)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            args.run(args)
+            status = args.run(args)
             sys.stdout.flush()
-        return 0
+        return status or 0
     except FastUnlearnError as error:
         if debug:
             raise

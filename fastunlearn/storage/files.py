@@ -103,19 +103,20 @@ def _default_mode(mode: int) -> int:
 
 
 @contextlib.contextmanager
-def staged_file(path: str | os.PathLike, *, needed: int = 0) -> Iterator[Path]:
+def staged_file(path: str | os.PathLike, *, needed: int = 0, mode: int | None = None) -> Iterator[Path]:
     """A temporary sibling file to write; it replaces ``path`` when the block ends without an exception.
 
-    ``needed``: bytes that must be free before anything is written. An existing file's permission bits are kept;
-    parent folders are made. Raises OutputError (no space, no permission, a folder in the place): ``path`` and
-    its neighbours are then as they were.
+    ``needed``: bytes that must be free before anything is written. ``mode``: the permission bits (default: an existing
+    file's are kept, a new one's are those of the umask). Parent folders are made. Raises OutputError (no space, no
+    permission, a folder in the place): ``path`` and its neighbours are then as they were.
     """
     target = Path(os.path.realpath(path))
     with _writing(target):
         if target.is_dir():
             raise OutputError(f"{path} is a folder; a file name is needed")
         check_free_space(target.parent, needed)
-        mode = target.stat().st_mode & 0o7777 if target.exists() else _default_mode(0o666)
+        if mode is None:
+            mode = target.stat().st_mode & 0o7777 if target.exists() else _default_mode(0o666)
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(descriptor)
         try:

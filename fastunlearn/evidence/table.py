@@ -1,0 +1,120 @@
+"""Figures of every record under the model after: what the aggregate metrics are sums of, so that a part of them can be
+measured again and all of them be added up again. Numbers only; records are named by their place in the set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fastunlearn.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastunlearn.data.records import Record
+
+__all__ = ["SETS", "add_up", "encoded_sets", "record_table", "rows_of"]
+
+SETS = ("forget", "retain", "held_out")
+_CLOSE = 1e-9  # sums of the same float64 numbers in another order
+
+
+def encoded_sets(
+    model: torch.nn.Module, tokenizer, sets: Mapping[str, Sequence[Record]], *, max_length: int | None = None,
+    truncate: bool = False,
+) -> dict[str, list]:  # fmt: skip
+    """The records as tokens, as ``measure`` takes them; empty sets are left out. ``max_length``: tokens (default: the
+    model's context)."""
+    from fastunlearn.audit.exposure import context_length
+    from fastunlearn.data.encode import encode
+
+    limit = context_length(model) if max_length is None else max_length
+    return {
+        name: encode(list(sets[name]), tokenizer, max_length=limit, truncate=truncate, name=name)
+        for name in SETS
+        if sets.get(name)
+    }
+
+
+def rows_of(model: torch.nn.Module, samples: Sequence, *, pad_token_id: int, batch_size: int = 64) -> dict[str, list]:
+    """``tokens``, ``correct`` (target tokens put first) and ``log_prob`` (nats, their sum) of each sample."""
+    import torch
+
+    from fastunlearn.audit.scores import token_scores
+
+    scores = token_scores(model, samples, pad_token_id=pad_token_id, batch_size=batch_size)
+    counts = torch.bincount(scores.sample, minlength=scores.samples)
+    correct = torch.bincount(scores.sample, weights=scores.correct.double(), minlength=scores.samples)
+    return {
+        "tokens": counts.tolist(),
+        "correct": [int(one) for one in correct.tolist()],
+        "log_prob": scores.sample_log_probs.tolist(),
+    }
+
+
+def record_table(
+    model: torch.nn.Module, tokenizer, sets: Mapping[str, Sequence[Record]], *, max_length: int | None = None,
+    truncate: bool = False, batch_size: int = 64,
+) -> dict[str, dict]:  # fmt: skip
+    """:func:`rows_of` for each set (``forget``, ``retain``, ``held_out``) that has records."""
+    from fastunlearn.unlearn.request import pad_token
+
+    pad = pad_token(model, tokenizer)
+    samples = encoded_sets(model, tokenizer, sets, max_length=max_length, truncate=truncate)
+    return {name: rows_of(model, found, pad_token_id=pad, batch_size=batch_size) for name, found in samples.items()}
+
+
+def _far(stated: object, found: float) -> bool:
+    if isinstance(stated, bool) or not isinstance(stated, (int, float)):
+        return True
+    return not math.isclose(stated, found, rel_tol=_CLOSE, abs_tol=_CLOSE)
+
+
+def _losses(rows: Mapping) -> list[float]:
+    return [-p / n for p, n in zip(rows["log_prob"], rows["tokens"], strict=True)]
+
+
+def _sums(rows: Mapping) -> dict[str, float]:
+    tokens = sum(rows["tokens"])
+    return {
+        "loss": -math.fsum(rows["log_prob"]) / tokens,
+        "accuracy": sum(rows["correct"]) / tokens,
+        "samples": len(rows["tokens"]),
+        "tokens": tokens,
+    }
+
+
+def add_up(table: Mapping, metrics: Mapping, measured_with: Mapping) -> list[str]:
+    """Where ``metrics`` (of the model after) are not what the table adds up to, each in words; [] where all are.
+
+    Checks loss, accuracy and counts of every set in the table, and the membership attack with its interval. Raises
+    InvalidInputError for what is no table.
+    """
+    wrong = []
+    try:
+        for name, rows in table.items():
+            stated = metrics.get(name) or {}
+            for key, found in _sums(rows).items():
+                if key in stated and _far(stated[key], found):
+                    wrong.append(f"{name} {key}: {stated[key]} is stated, the table of records gives {found:.6g}")
+        if metrics.get("membership") and {"forget", "held_out"} <= table.keys():
+            wrong += _membership(table, metrics["membership"], measured_with)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+        raise InvalidInputError(f"the table of records is damaged ({type(error).__name__})") from error
+    return wrong
+
+
+def _membership(table: Mapping, stated: Mapping, measured_with: Mapping) -> list[str]:
+    from fastunlearn.audit.bootstrap import interval
+    from fastunlearn.audit.membership import auc
+
+    options = {key: measured_with[key] for key in ("resamples", "seed") if key in measured_with}
+    if "level" in stated:
+        options["level"] = stated["level"]
+    found = interval(auc, _losses(table["forget"]), _losses(table["held_out"]), **options)
+    return [
+        f"membership {key}: {stated[key]} is stated, the table of records gives {value:.6g}"
+        for key, value in (("auc", found.value), ("low", found.low), ("high", found.high))
+        if key in stated and _far(stated[key], value)
+    ]
