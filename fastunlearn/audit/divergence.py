@@ -1,7 +1,8 @@
-"""Kullback-Leibler divergence from a reference model, most often one retrained without the forget set."""
+"""Divergence (Kullback-Leibler, Jensen-Shannon) from a reference model, most often the retrained one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from fastunlearn.errors import InvalidInputError
 if TYPE_CHECKING:
     from fastunlearn.data.encode import Encoded
 
-__all__ = ["ReferenceLogProbs", "kl", "reference_log_probs"]
+__all__ = ["Divergences", "ReferenceLogProbs", "divergences", "kl", "reference_log_probs"]
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,49 @@ def _check_reference(reference: ReferenceLogProbs, samples: list[Encoded]) -> No
         raise InvalidInputError("reference: was computed for other samples; compute it for these")
 
 
-def _row_kl(reference: Tensor, model: Tensor) -> Tensor:
-    """KL(reference || model) of each row, of logits or log-probabilities (n, V)."""
+def _comparable(reference: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both, from logits or log-probabilities (n, V)."""
     if reference.shape != model.shape:
         raise InvalidInputError(
             f"reference: its vocabulary has {reference.shape[1]} tokens and the model's {model.shape[1]}; "
             "compare models of one tokenizer"
         )
     # Normalised anew: rounding to float16 leaves log-probabilities whose sum is not quite one.
-    reference, model = reference.log_softmax(1), model.log_softmax(1)
+    return reference.log_softmax(1), model.log_softmax(1)
+
+
+def _row_kl(reference: Tensor, model: Tensor) -> Tensor:
+    """KL(reference || model) of each row of log-probabilities (n, V)."""
     return (reference.exp() * (reference - model)).sum(1).clamp_min(0)
+
+
+def _row_js(reference: Tensor, model: Tensor) -> Tensor:
+    """The Jensen-Shannon divergence of each row of log-probabilities (n, V), 0 to log 2."""
+    middle = torch.logaddexp(reference, model) - math.log(2)
+    return (_row_kl(reference, middle) + _row_kl(model, middle)) / 2
+
+
+def _pairs(reference, model, samples: list[Encoded], pad_token_id: int, batch_size: int):
+    """Per batch: log-probabilities (n, V) of the reference and of the model, and the index of each row's sample."""
+    cached = isinstance(reference, ReferenceLogProbs)
+    if cached:
+        _check_reference(reference, samples)
+    with evaluating(model):
+        for logits, _, owner in target_logits(model, samples, pad_token_id=pad_token_id, batch_size=batch_size):
+            chosen = owner.unique_consecutive().tolist()
+            if cached:
+                other = torch.cat([reference.rows[index] for index in chosen])
+            else:
+                with evaluating(reference):
+                    passes = target_logits(
+                        reference,
+                        [samples[index] for index in chosen],
+                        pad_token_id=pad_token_id,
+                        batch_size=len(chosen),
+                    )
+                    other = _in_order(passes)
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            yield *_comparable(other.to(logits.device, dtype), logits), owner
 
 
 def kl(
@@ -98,30 +132,42 @@ def kl(
     """
     samples = check_samples(samples)
     total, count = 0.0, 0
-    cached = isinstance(reference, ReferenceLogProbs)
-    if cached:
-        _check_reference(reference, samples)
-    with evaluating(model):
-        for logits, _, owner in target_logits(
-            model, samples, pad_token_id=pad_token_id, batch_size=batch_size
-        ):
-            chosen = owner.unique_consecutive().tolist()
-            if cached:
-                other = torch.cat([reference.rows[index] for index in chosen])
-            else:
-                with evaluating(reference):
-                    passes = target_logits(
-                        reference,
-                        [samples[index] for index in chosen],
-                        pad_token_id=pad_token_id,
-                        batch_size=len(chosen),
-                    )
-                    other = _in_order(passes)
-            dtype = torch.promote_types(logits.dtype, torch.float32)
-            rows = _row_kl(other.to(logits.device, dtype), logits)
-            total += float(rows.double().sum())
-            count += len(rows)
+    for other, own, _ in _pairs(reference, model, samples, pad_token_id, batch_size):
+        total += float(_row_kl(other, own).double().sum())
+        count += len(own)
     return total / count
+
+
+@dataclass(frozen=True)
+class Divergences:
+    """Of n target tokens of m samples, in the order of the samples, on the CPU: ``kl`` and ``js`` (n,) float64 in
+    nats, ``sample`` (n,) int64, ``samples``: m."""
+
+    kl: Tensor
+    js: Tensor
+    sample: Tensor
+    samples: int
+
+
+def divergences(
+    reference: torch.nn.Module | ReferenceLogProbs,
+    model: torch.nn.Module,
+    samples: Sequence[Encoded],
+    *,
+    pad_token_id: int,
+    batch_size: int = 64,
+) -> Divergences:
+    """KL(reference || model) (Kullback & Leibler 1951) and the Jensen-Shannon divergence (Lin 1991) at every target
+    position. Arguments and errors as :func:`kl`."""
+    samples = check_samples(samples)
+    kls, jss, owners = [], [], []
+    for other, own, owner in _pairs(reference, model, samples, pad_token_id, batch_size):
+        kls.append(_row_kl(other, own).double().cpu())
+        jss.append(_row_js(other, own).double().cpu())
+        owners.append(owner)
+    owner = torch.cat(owners)
+    order = torch.argsort(owner, stable=True)
+    return Divergences(torch.cat(kls)[order], torch.cat(jss)[order], owner[order], len(samples))
 
 
 def _in_order(passes) -> Tensor:

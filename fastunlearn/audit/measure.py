@@ -20,7 +20,7 @@ from fastunlearn.progress import NO_PROGRESS, Progress, Task
 if TYPE_CHECKING:
     from fastunlearn.data.people import Canary
 
-__all__ = ["cache_reference", "measure"]
+__all__ = ["cache_reference", "find_canary", "measure"]
 
 
 def cache_reference(
@@ -60,7 +60,7 @@ def _holds(samples: Sequence[Encoded], ids: list[int]) -> bool:
     return any(sample.input_ids[: len(ids)].tolist() == ids for sample in samples)
 
 
-def _find(model, tokenizer, canary: Canary, index: int, forget, retain) -> tuple[bool, bool]:
+def find_canary(model, tokenizer, canary: Canary, index: int, forget, retain) -> tuple[bool, bool]:
     """Whether the record of ``canary`` is in forget, and whether it was encoded with bos there."""
     for add_bos in (True, False):
         record = encode(
@@ -170,7 +170,7 @@ def _predictions(
 def _exposures(model, tokenizer, canaries: Sequence[Canary], sets, batch_size: int, task: Task) -> list[dict]:
     found = []
     for index, canary in enumerate(canaries):
-        forgotten, add_bos = _find(model, tokenizer, canary, index, sets["forget"], sets["retain"])
+        forgotten, add_bos = find_canary(model, tokenizer, canary, index, sets["forget"], sets["retain"])
         one = exposure(model, tokenizer, canary, batch_size=batch_size, add_bos=add_bos)
         found.append(
             {"rank": one.rank, "candidates": one.candidates, "bits": one.bits, "forgotten": forgotten}

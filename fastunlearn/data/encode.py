@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["IGNORE", "Encoded", "batches", "collate", "encode"]
+__all__ = ["IGNORE", "Encoded", "batches", "collate", "encode", "encode_like"]
 
 #: The label of a token that is not scored (the value that PyTorch's cross entropy passes over).
 IGNORE = -100
@@ -117,6 +117,21 @@ def encode(
             raise InvalidInputError(f"record {number} of {name} has no token to score: {why}")
         samples.append(sample)
     return samples
+
+
+def encode_like(
+    sample: Encoded, records: Sequence[Record], tokenizer, *, max_length: int, name: str
+) -> list[Encoded]:
+    """:func:`encode`, with bos and eos tokens where ``sample`` has them. Raises InvalidInputError as that."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return encode(
+        records,
+        tokenizer,
+        max_length=max_length,
+        add_bos=bos is not None and int(sample.input_ids[0]) == bos,
+        add_eos=eos is not None and int(sample.labels[-1]) == eos,
+        name=name,
+    )
 
 
 def collate(samples: Sequence[Encoded], *, pad_token_id: int) -> dict[str, Tensor]:
