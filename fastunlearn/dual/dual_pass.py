@@ -23,7 +23,7 @@ from .patches import replaced_forwards
 from .rules.output_layer import DeferredLoss, Head
 from .values import Dual
 
-__all__ = ["DualPass", "Result"]
+__all__ = ["DualPass", "Result", "loss_of"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class DualPass:
         check_batch(batch)
         check_dropout(self.model)
         with torch.enable_grad(), mode:
-            value = _loss_of(self.model, batch) if self._loss is None else self._loss(self.model, batch)
+            value = loss_of(self.model, batch) if self._loss is None else self._loss(self.model, batch)
             value = mode.lookup(value, False)
         return as_loss(value)
 
@@ -196,7 +196,7 @@ def _seed(loss: Dual, mode: DualMode, weight: float) -> None:
         loss.slot.add(None, torch.full((1, *loss.primal.shape), weight, dtype=loss.dtype, device=loss.device))
 
 
-def _loss_of(model: nn.Module, batch: Any) -> Any:
+def loss_of(model: nn.Module, batch: Any) -> Any:
     """``model(**batch).loss``, without a cache of keys and values where the model knows such a thing."""
     if not isinstance(batch, Mapping):
         raise InvalidInputError(f"batch: expected a mapping of the model's arguments, got {type(batch).__name__}")

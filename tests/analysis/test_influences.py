@@ -1,0 +1,105 @@
+"""Influence scores against a dense solve in float64, and against leaving records out of a convex fit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastunlearn as fu
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.operators.samples import to_samples
+from fastunlearn.operators.targets import sample_labels
+
+DAMPING = 1e-2
+
+
+def rows(model, samples):
+    """Per-sample gradients by one backward pass of plain PyTorch each."""
+    found = []
+    for sample in samples:
+        logits = model(input_ids=sample.input_ids[None]).logits[0, :-1]
+        loss = F.cross_entropy(logits, sample.labels[1:], reduction="sum", ignore_index=-100)
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", ["empirical", "sampled"])
+def test_it_is_the_dense_solve(kind, tiny_llama, batch):
+    model = tiny_llama(layers=1)
+    train, query = to_samples(batch)[:4], to_samples(batch)[4:]
+    g, q = rows(model, train), rows(model, query)
+    h = g if kind == "empirical" else rows(model, sample_labels(model, train, pad_token_id=0, batch_size=4, seed=3))
+    dense = DAMPING * torch.eye(g.shape[1], dtype=torch.float64) + h.T @ h / len(h)
+    found = fu.influence(model, train, query, damping=DAMPING, kind=kind, seed=3)
+    solved = torch.linalg.solve(dense, g.T)
+    torch.testing.assert_close(found.scores, q @ solved / len(g), rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(found.self_influence, (g @ solved).diagonal() / len(g), rtol=1e-8, atol=1e-11)
+
+
+def test_blocks_are_solved_apart(tiny_llama, batch):
+    model = tiny_llama(layers=1)
+    train, query = to_samples(batch)[:4], to_samples(batch)[4:]
+    g, q, truth, at = rows(model, train), rows(model, query), 0, 0
+    for p in model.parameters():
+        some = slice(at, at + p.numel())
+        at += p.numel()
+        dense = DAMPING * torch.eye(p.numel(), dtype=torch.float64) + g[:, some].T @ g[:, some] / len(g)
+        truth = truth + q[:, some] @ torch.linalg.solve(dense, g[:, some].T) / len(g)
+    found = fu.influence(model, train, query, damping=DAMPING, blocks="tensor")
+    torch.testing.assert_close(found.scores, truth, rtol=1e-8, atol=1e-11)
+
+
+def test_it_foretells_what_leaving_a_record_out_does(tiny_llama, batch):
+    """Only the output layer is trained, with weight decay: a convex problem, brought to its minimum by Newton steps."""
+    model = tiny_llama(layers=1)
+    head, decay = model.lm_head.weight, 0.3
+    samples = to_samples(batch)
+    hidden = [model.model(input_ids=s.input_ids[None]).last_hidden_state[0, :-1].detach() for s in samples]
+
+    def losses(weight):
+        return torch.stack([F.cross_entropy(x @ weight.T, s.labels[1:], reduction="sum", ignore_index=-100)
+                            for x, s in zip(hidden, samples, strict=True)])  # fmt: skip
+
+    def fit(keep):
+        weight, m = head.detach().clone(), 5
+
+        def objective(flat):
+            weight = flat.view_as(head)
+            return losses(weight)[keep].sum() / m + decay / 2 * weight.square().sum()
+
+        flat = weight.flatten()
+        for _ in range(8):
+            g = torch.func.grad(objective)(flat)
+            flat = flat - torch.linalg.solve(torch.func.hessian(objective)(flat), g)
+        assert torch.func.grad(objective)(flat).norm() < 1e-8
+        return flat.view_as(head)
+
+    train = [0, 1, 2, 3, 4]
+    whole = fit(train)
+    with torch.no_grad():
+        head.copy_(whole)
+    found = fu.influence(model, [samples[i] for i in train], [samples[5]], damping=decay, kind="sampled",
+                         params=["lm_head.weight"], seed=1).scores[0]  # fmt: skip
+    truth = torch.stack([
+        losses(fit([k for k in train if k != i]))[5] - losses(whole)[5] for i in train
+    ]).detach()  # fmt: skip
+    assert torch.corrcoef(torch.stack([found, truth]))[0, 1] > 0.9
+    assert 0.5 < found.norm() / truth.norm() < 2  # not only in order, but in nats
+
+
+def test_the_strongest_come_first_and_are_drawn(tiny_llama, batch):
+    samples = to_samples(batch)
+    found = fu.influence(tiny_llama(layers=1), samples, samples[2:3], damping=DAMPING)
+    top = found.top(0, 3)
+    assert top[0][0] == 2  # a record matters most to itself
+    assert top[0][1] == pytest.approx(float(found.self_influence[2]))
+    assert [abs(score) for _, score in top] == sorted((abs(score) for _, score in top), reverse=True)
+    assert "sample 2" in found.svg(0, k=3) and "sample" in found.svg()
+
+
+def test_bad_arguments_are_named(tiny_llama, batch):
+    with pytest.raises(InvalidInputError, match="kind"):
+        fu.influence(tiny_llama(), batch, batch, damping=1.0, kind="exact")
+    with pytest.raises(InvalidInputError, match="damping"):
+        fu.influence(tiny_llama(), batch, batch, damping=0.0)
