@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 import fastunlearn as fu
-from bench import peers
-from bench.harness import Way, compare, peak_bytes, write_json
-from bench.shapes import make_batch, make_model, make_vector
+from fastunlearn.microbench import peers
+from fastunlearn.microbench.harness import Way, compare, peak_bytes, write_json
+from fastunlearn.microbench.shapes import make_batch, make_model, make_vector
 
 GATE = 1e-4
 KINDS = ("eager", "SDPA", "accelerated")

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.gemm_peak import gemm_peak
-from bench.harness import Way, compare, peak_bytes, relative_error, write_json
+from fastunlearn.microbench.gemm_peak import gemm_peak
+from fastunlearn.microbench.harness import Way, compare, peak_bytes, relative_error, write_json
 from fastunlearn.ops.attention import AttentionSpec, backward, dual_backward, dual_forward, forward, reference
 
 GATE = 1e-5  # relative to float64; the inputs are float32

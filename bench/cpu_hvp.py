@@ -12,19 +12,17 @@ threads. Memory is the peak of one call in a process of its own, above imports, 
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 from pathlib import Path
 
 import torch
 
-from bench import peers
-from bench.gemm_peak import gemm_peak
-from bench.harness import Way, compare, peak_bytes, write_json
-from bench.shapes import make_batch, make_model, make_vector
+from fastunlearn.microbench import peers
+from fastunlearn.microbench.gemm_peak import gemm_peak
+from fastunlearn.microbench.harness import OURS, compare, peak_bytes, write_json
+from fastunlearn.microbench.product_cases import GRADIENT, UNITS, Setting, ours, ways, weights_in_products
 
 RESULTS = Path(__file__).resolve().parent / "results"
-OURS, GRADIENT = "fastunlearn", "PyTorch gradient, SDPA"
 GATE = 1e-4  # relative to the largest entry; what is reached is in the JSON
 
 #: kind: "hessian" or "ggn". precision: PyTorch's own setting, for the peers. units: multiplications by all weights.
@@ -40,59 +38,6 @@ CASES = {
     "gpt2-512-bf16": {"kind": "hessian", "shape": "gpt2-124m", "tokens": 512, "dtype": "bfloat16"},
     "qwen3-512-bf16": {"kind": "hessian", "shape": "qwen3-0.6b", "tokens": 512, "dtype": "bfloat16"},
 }
-UNITS = {"hessian": 8, "ggn": 5}
-
-
-class Setting:
-    """Models and inputs of one case, each made when first asked for, so that a way's memory is its own."""
-
-    def __init__(self, case: dict):
-        self.case = case
-        self.dtype = getattr(torch, case.get("dtype", "float32"))
-
-    @functools.cache  # noqa: B019  lives as long as the process
-    def model(self, attention: str):
-        return make_model(self.case["shape"], attention=attention, dtype=self.dtype)
-
-    @functools.cached_property
-    def batch(self):
-        return make_batch(self.model("sdpa"), self.case["tokens"])
-
-    @functools.cached_property
-    def vector(self):
-        return make_vector(self.model("sdpa"))
-
-    def prepare(self, attention: str, precision: str) -> None:
-        self.model(attention)
-        self.batch, self.vector  # noqa: B018
-        torch.set_float32_matmul_precision(precision)
-
-
-def ours(setting: Setting) -> torch.Tensor:
-    import fastunlearn as fu
-
-    operator = fu.Hessian if setting.case["kind"] == "hessian" else fu.GGN
-    return operator(setting.model("sdpa"), [setting.batch]) @ setting.vector
-
-
-def ways(case: dict, _device: str = "cpu") -> list[Way]:
-    setting, precision = Setting(case), case.get("precision", "highest")
-
-    def peer(name: str, attention: str, product) -> Way:
-        def run():
-            torch.set_float32_matmul_precision(precision)
-            try:
-                return product(setting.model(attention), setting.batch, setting.vector)
-            finally:
-                torch.set_float32_matmul_precision("highest")
-
-        return Way(name, run, functools.partial(setting.prepare, attention, precision), ours=False)
-
-    found = [Way(OURS, functools.partial(ours, setting), functools.partial(setting.prepare, "sdpa", "highest"))]
-    if case.get("peers", True):
-        table = peers.HESSIAN if case["kind"] == "hessian" else peers.GGN
-        found += [peer(name, attention, product) for name, (attention, product) in table.items()]
-    return found
 
 
 def truth(case: dict) -> tuple[str, torch.Tensor]:
@@ -136,7 +81,8 @@ def measure(name: str, rounds: int) -> dict:
     size = setting.vector.numel() * setting.vector.element_size()
     for way in found:
         if results[way.name]["gate"] == "passed":
-            results[way.name]["peak_bytes"] = max(0, peak_bytes("bench.cpu_hvp", case, way.name) - size)
+            peak = peak_bytes("fastunlearn.microbench.product_cases", case, way.name)
+            results[way.name]["peak_bytes"] = max(0, peak - size)
     seconds = results[OURS]["seconds"]
     exact_peers = {n: r for n, r in results.items() if n != OURS and r["gate"] == "passed"}
     summary = {"seconds_over_gradient": seconds / yardstick["seconds"]}
@@ -147,10 +93,7 @@ def measure(name: str, rounds: int) -> dict:
             "times_faster_than_fastest_peer": exact_peers[fastest]["seconds"] / seconds,
             "memory_over_fastest_peer": results[OURS]["peak_bytes"] / exact_peers[fastest]["peak_bytes"],
         }
-    matrices = sum(p.numel() for n, p in setting.model("sdpa").named_parameters() if p.dim() > 1 and "embed" not in n)
-    if setting.model("sdpa").config.tie_word_embeddings:
-        matrices += setting.model("sdpa").get_input_embeddings().weight.numel()
-    flop = 2 * UNITS[case["kind"]] * matrices * case["tokens"]
+    flop = 2 * UNITS[case["kind"]] * weights_in_products(setting.model("sdpa")) * case["tokens"]
     peak = gemm_peak(setting.dtype)
     reached = flop / seconds / 1e9
     summary |= {"gflop_per_s": reached, "gemm_peak_gflop_per_s": peak, "share_of_gemm_peak": reached / peak}

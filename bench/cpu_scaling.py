@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from bench.harness import Way, peak_bytes, write_json
-from bench.shapes import make_batch, make_model, make_vector
+from fastunlearn.microbench.harness import Way, peak_bytes, write_json
+from fastunlearn.microbench.shapes import make_batch, make_model, make_vector
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = {"tokens": 512, "layers": 8, "vectors": 1, "threads": 2, "kind": "Hessian"}

@@ -15,13 +15,14 @@ import json
 import time
 from pathlib import Path
 
-from bench.harness import ROOT, write_json
 from fastunlearn import __version__
 from fastunlearn.cli._options import progress
 from fastunlearn.demo.claims import claims, sentences
 from fastunlearn.demo.run import compare
 from fastunlearn.demo.subject import make_subject
+from fastunlearn.microbench.harness import write_json
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "bench" / "results" / "demo-seeds.json"
 TITLE = "The demonstration, by seed"
 

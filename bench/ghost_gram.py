@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench.harness import Way, compare, peak_bytes, write_json
+from fastunlearn.microbench.harness import Way, compare, peak_bytes, write_json
 from fastunlearn.ops.ghost_gram import formed_gram, ghost_gram
 from fastunlearn.ops.ghost_gram.cost import choose_route, formed_cost
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.gemm_peak import gemm_peak
-from bench.harness import Way, compare, peak_bytes, write_json
+from fastunlearn.microbench.gemm_peak import gemm_peak
+from fastunlearn.microbench.harness import Way, compare, peak_bytes, write_json
 from fastunlearn.ops.linear_cross_entropy import ggn_product, hessian_product
 
 GATE = 1e-5  # relative to float64

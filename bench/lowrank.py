@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import fastunlearn as fu
-from bench.harness import write_json
+from fastunlearn.microbench.harness import write_json
 
 SHAPES = [(64, 32, 256, 256), (64, 128, 256, 256), (256, 8, 256, 256), (256, 32, 256, 256), (1024, 4, 256, 256),
           (1024, 32, 128, 128), (4096, 1, 128, 128), (4096, 8, 64, 64), (64, 16, 512, 512), (16, 256, 256, 688)]
@@ -200,7 +200,7 @@ def outcome(found) -> dict:
 
 def approximations() -> list[dict]:
     """On 64 samples of 64 tokens of a narrower Llama (the stored G of the whole shape would be 86 GB)."""
-    from bench.shapes import make_batch, make_model
+    from fastunlearn.microbench.shapes import make_batch, make_model
     from fastunlearn.operators.sample_gradients import SampleGradients
     from fastunlearn.operators.samples import to_samples
     from fastunlearn.solve import ExplicitFisher, StoredGradients, sketched_gram, solve_in_sample_space

@@ -14,8 +14,8 @@ import time
 
 import torch
 
-from bench.harness import _peak_here
-from bench.shapes import make_batch, make_model
+from fastunlearn.microbench.harness import peak_here
+from fastunlearn.microbench.shapes import make_batch, make_model
 
 
 def gradient(model, batch, batch_size: int) -> dict:
@@ -30,7 +30,7 @@ def gradient(model, batch, batch_size: int) -> dict:
             model(**some).loss.backward()
         seconds.append(time.perf_counter() - start)
 
-    return {"peak_bytes": _peak_here(run, "cpu"), "seconds": seconds[-1]}
+    return {"peak_bytes": peak_here(run, "cpu"), "seconds": seconds[-1]}
 
 
 def direction(model, batch, batch_size: int, memory: str, blocks: str, phases: bool) -> dict:
@@ -53,7 +53,7 @@ def direction(model, batch, batch_size: int, memory: str, blocks: str, phases: b
         with profile(activities=[ProfilerActivity.CPU]) as prof:
             run()
         print(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=22, max_name_column_width=40))
-    peak = _peak_here(run, "cpu")
+    peak = peak_here(run, "cpu")
     return {"peak_bytes": peak, **seconds}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.harness import Way, compare, write_json
+from fastunlearn.microbench.harness import Way, compare, write_json
 from fastunlearn.ops import gated_mlp, norm, rope
 
 GATE = 2e-5

@@ -22,10 +22,11 @@ import time
 from pathlib import Path
 
 from bench.demo_seeds import shortened
-from bench.harness import ROOT, write_json
 from fastunlearn.data import load_records
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.microbench.harness import write_json
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "bench" / "results" / "tofu.json"
 UTILITY = ("tofu_real_authors_perturbed.json", "tofu_world_facts_perturbed.json")
 HELD_OUT = 60  # three authors of twenty questions each

@@ -22,7 +22,7 @@ import torch
 if importlib.util.find_spec("pytest") is None:  # the files of cases use it to mark tests, which do not run here
     sys.modules["pytest"] = mock.MagicMock()
 
-from bench.harness import write_json
+from fastunlearn.microbench.harness import write_json
 from fastunlearn.ops import activation, gated_mlp, linear, linear_cross_entropy, norm, rope
 from fastunlearn.ops.ghost_gram import ghost_gram
 from tests.ops import sample_space_cases

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from bench.harness import write_json
+from fastunlearn.microbench.harness import write_json
 from fastunlearn.ops import explicit_rows
 from fastunlearn.ops.attention import AttentionSpec, dual_backward, dual_forward
 from fastunlearn.ops.ghost_gram import ghost_gram

@@ -10,9 +10,9 @@ import functools
 
 import torch
 
-from bench import peers
-from bench.shapes import make_batch
 from fastunlearn.dual import DualPass
+from fastunlearn.microbench import peers
+from fastunlearn.microbench.shapes import make_batch
 
 #: name -> the numbers of the configuration, tokens of one sequence.
 SHAPES = {

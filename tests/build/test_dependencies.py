@@ -40,7 +40,7 @@ def imported(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("fastunlearn", ["data", "evidence", "gpu", "openssf", "scipy"]),
+        ("fastunlearn", list(PROJECT["optional-dependencies"])),
         ("bench", ["bench", "gpu"]),
         ("examples", ["bench"]),  # those on other tools need these tools
         ("tests", ["test", "bench"]),  # tests with other tools skip where these are not installed

@@ -5,13 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SHAPES", "make_batch", "make_model", "make_vector"]
+from fastunlearn.errors import InvalidInputError
+
+__all__ = ["SHAPES", "configuration", "empty_model", "make_batch", "make_model", "make_vector"]
 
 
-def _llama(**sizes):
+def _llama(hidden: int, mlp: int, layers: int, heads: int, groups: int | None = None, vocabulary: int = 32000, **more):
     from transformers import LlamaConfig
 
-    return LlamaConfig(vocab_size=32000, max_position_embeddings=16384, **sizes)
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=groups or heads, max_position_embeddings=16384, **more,
+    )  # fmt: skip
 
 
 def _gpt2():
@@ -29,14 +34,35 @@ def _qwen3():
     )  # fmt: skip
 
 
-#: Name -> a function that gives the configuration. "llama-42m" has 42 million weights in its matrix products.
+#: Name -> a function that gives the configuration. The number is that of the weights in matrix products.
 SHAPES = {
-    "llama-42m": lambda layers=8: _llama(
-        hidden_size=512, intermediate_size=1376, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=8
-    ),
+    "llama-tiny": lambda layers=1: _llama(32, 48, layers, 2, vocabulary=99),
+    "llama-5m": lambda layers=4: _llama(256, 688, layers, 4, vocabulary=8192),
+    "llama-42m": lambda layers=8: _llama(512, 1376, layers, 8),
+    "llama-1b": lambda layers=16: _llama(2048, 8192, layers, 32, 8, 128256, tie_word_embeddings=True),
+    "llama-8b": lambda layers=32: _llama(4096, 14336, layers, 32, 8, 128256),
     "gpt2-124m": _gpt2,
     "qwen3-0.6b": _qwen3,
 }
+
+
+def configuration(shape: str, model: str | None = None, **sizes):
+    """The configuration of a shape, or of a model folder. Raises InvalidInputError for an unknown shape."""
+    if model is not None:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(model, local_files_only=True)
+    if shape not in SHAPES:
+        raise InvalidInputError(f"shape={shape!r} is unknown; use one of {', '.join(SHAPES)}")
+    return SHAPES[shape](**sizes)
+
+
+def empty_model(shape: str, model: str | None = None) -> nn.Module:
+    """The model without weights, to count them."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(configuration(shape, model))
 
 
 def make_model(
@@ -45,7 +71,7 @@ def make_model(
     """The model of ``shape`` with weights from seed 0, without dropout, in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
-    config = SHAPES[shape](**sizes)
+    config = configuration(shape, **sizes)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     model.config.use_cache = False

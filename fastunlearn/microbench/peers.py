@@ -6,13 +6,23 @@ message. Packages are those of the ``bench`` extra; none of their code is here.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-__all__ = ["GGN", "HESSIAN", "gradient", "split"]
+__all__ = ["GGN", "HESSIAN", "gradient", "installed", "split"]
+
+
+#: The module that a way needs, by the way's name; the others need PyTorch alone.
+MODULES = {"curvlinops": "curvlinops", "pyhessian": "pyhessian", "hessian-eigenthings": "hessian_eigenthings"}
+
+
+def installed(name: str) -> bool:
+    """Whether the package of the way of that name is there."""
+    return name not in MODULES or importlib.util.find_spec(MODULES[name]) is not None
 
 
 def split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

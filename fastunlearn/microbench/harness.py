@@ -1,4 +1,4 @@
-"""How every benchmark here measures: side by side, correct first, and honest about the machine.
+"""How every benchmark measures: side by side, correct first, and honest about the machine.
 
 - All ways get the same inputs and threads and run in turn, round by round, in one process, so that noise of the
   machine hits all of them alike. Reported are medians, and ratios to a named baseline.
@@ -15,6 +15,7 @@ import datetime
 import gc
 import importlib
 import json
+import math
 import os
 import platform
 import statistics
@@ -27,7 +28,23 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from fastunlearn.storage import files
+
+__all__ = [
+    "OURS", "Peaks", "Way", "compare", "machine", "peak_bytes", "peak_here", "relative_error", "versions", "write_json",
+]  # fmt: skip
+
+
+#: What our own way is called in every record.
+OURS = "fastunlearn"
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the machine reaches: in matrix products, and in copies (read and written)."""
+
+    gflop_per_s: float
+    gb_per_s: float
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,7 @@ def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 def _synchronize(device: str) -> None:
-    if device == "cuda":
+    if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
@@ -75,7 +92,8 @@ def compare(
             results[way.name] = {"gate": "failed", "reason": f"{type(failure).__name__}: {reason[0][:200]}"}
             continue
         error = relative_error(result, truth)
-        results[way.name] = {"error": error, "gate": "passed" if error <= gate else "rejected"}
+        found = error if math.isfinite(error) else None  # strict JSON has no infinity
+        results[way.name] = {"error": found, "gate": "passed" if error <= gate else "rejected"}
         if error <= gate:
             passed.append(way)
     seconds: dict[str, list[float]] = {way.name: [] for way in passed}
@@ -102,8 +120,9 @@ def _status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def _peak_here(run: Callable[[], object], device: str) -> int:
-    if device == "cuda":
+def peak_here(run: Callable[[], object], device: str) -> int:
+    """Bytes that a call takes at its peak, above those before it, in this process."""
+    if device.startswith("cuda"):
         run()  # the first call loads kernels and libraries
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -125,8 +144,8 @@ def peak_bytes(module: str, case: dict, way: str, device: str = "cpu") -> int | 
         return None
     ask = json.dumps({"module": module, "case": case, "way": way, "device": device})
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "bench.harness", "--peak", ask]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "fastunlearn.microbench.harness", "--peak", ask]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"measuring the memory of {way} failed: {done.stderr[-2000:]}")
     return int(done.stdout.strip().splitlines()[-1])
@@ -139,7 +158,7 @@ def machine(device: str = "cpu") -> dict:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     state = {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
-    if device == "cuda":
+    if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(0)
         state |= {"gpu": properties.name, "gpu_capability": f"{properties.major}.{properties.minor}"}
     return state
@@ -162,10 +181,7 @@ def write_json(path: Path, title: str, settings: dict, cases: list[dict], device
         "versions": versions(),
         "cases": cases,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    files.write_json(path, record)
 
 
 def main() -> None:
@@ -176,7 +192,7 @@ def main() -> None:
     way = next(way for way in ways if way.name == ask["way"])
     if way.prepare is not None:
         way.prepare()
-    print(_peak_here(way.run, ask["device"]))
+    print(peak_here(way.run, ask["device"]))
 
 
 if __name__ == "__main__":
