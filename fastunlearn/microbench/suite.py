@@ -118,7 +118,8 @@ def table(settings: dict, cases: Sequence[dict], device: str = "cpu") -> str:
     where = machine(device)
     lines = [
         f"{where.get('gpu', where['cpu'])}, {where['threads']} threads: at most "
-        f"{settings['gemm_peak_gflop_per_s']:.0f} GFLOP/s in matrix products, {settings['copy_gb_per_s']:.0f} GB/s in copies"
+        f"{settings['gemm_peak_gflop_per_s']:.0f} GFLOP/s in matrix products and "
+        f"{settings['copy_gb_per_s']:.0f} GB/s in copies"
     ]
     for item in cases:
         lines += ["", _head(item["case"])]
