@@ -90,9 +90,9 @@ class NaturalGradient(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 0.1,
+        lr: float = 0.3,
         *,
-        damping: float = 1e-2,
+        damping: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float | None = 1.0,

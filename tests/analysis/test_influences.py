@@ -79,13 +79,15 @@ def test_it_foretells_what_leaving_a_record_out_does(tiny_llama, batch):
     whole = fit(train)
     with torch.no_grad():
         head.copy_(whole)
-    found = fu.influence(model, [samples[i] for i in train], [samples[5]], damping=decay, kind="sampled",
-                         params=["lm_head.weight"], seed=1).scores[0]  # fmt: skip
+    # each record forty times, with labels drawn anew each time: F is then close to the Hessian, its mean
+    copies = [samples[i] for _ in range(40) for i in train]
+    found = fu.influence(model, copies, [samples[5]], damping=decay, kind="sampled", params=["lm_head.weight"], seed=1)
+    found = found.scores[0].view(40, len(train)).sum(0)
     truth = torch.stack([
         losses(fit([k for k in train if k != i]))[5] - losses(whole)[5] for i in train
     ]).detach()  # fmt: skip
-    assert torch.corrcoef(torch.stack([found, truth]))[0, 1] > 0.9
-    assert 0.5 < found.norm() / truth.norm() < 2  # not only in order, but in nats
+    assert torch.corrcoef(torch.stack([found, truth]))[0, 1] > 0.95
+    assert 0.6 < found.norm() / truth.norm() < 1.6  # not only in order, but in nats
 
 
 def test_the_strongest_come_first_and_are_drawn(tiny_llama, batch):

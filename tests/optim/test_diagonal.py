@@ -9,28 +9,27 @@ import fastunlearn as fu
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.optim import diagonal_estimate
 
-PART = ["*down_proj*", "*norm*"]  # small enough for a dense matrix
+PART = ["*down_proj*", "*norm*"]
 
 
 @pytest.mark.parametrize(
     ("kind", "operator"), [("hutchinson", fu.Hessian), ("gauss-newton-bartlett", fu.GGN)], ids=lambda x: str(x)
 )
-def test_the_mean_of_the_estimates_is_the_diagonal(kind, operator, tiny_llama, batch):
-    model = tiny_llama(layers=1)
-    matrix = operator(model, batch, params=PART)
+def test_the_mean_of_the_estimates_is_the_diagonal(kind, operator, tiny_gpt2, batch):
+    model, part = tiny_gpt2(layers=1), ["*mlp.c_proj.weight", "*ln*"]  # small enough for a dense matrix
+    matrix = operator(model, batch, params=part)
     truth = (matrix @ torch.eye(matrix.shape[0], dtype=torch.float64)).diagonal()
-    draws = 200
+    draws = 60
     found = torch.stack([
-        torch.cat([t.flatten() for t in diagonal_estimate(model, batch, kind=kind, params=PART, seed=seed)])
+        torch.cat([t.flatten() for t in diagonal_estimate(model, batch, kind=kind, params=part, seed=seed)])
         for seed in range(draws)
     ])  # fmt: skip
     error = found.std(0) / draws**0.5  # of the mean, each entry
-    inside = ((found.mean(0) - truth).abs() <= 3 * error + 1e-12).double().mean()
-    assert inside > 0.97  # 99.7 % of them for a normal error
+    assert 0.8 < ((found.mean(0) - truth) / error).square().mean() < 1.25  # 1 for a normal error
     assert (found.mean(0).sum() - truth.sum()).abs() <= 4 * found.sum(1).std() / draws**0.5
     other = fu.GGN if operator is fu.Hessian else fu.Hessian  # a control: the other matrix is told apart
-    wrong = (other(model, batch, params=PART) @ torch.eye(matrix.shape[0], dtype=torch.float64)).diagonal()
-    assert ((found.mean(0) - wrong).abs() <= 3 * error + 1e-12).double().mean() < 0.9
+    wrong = (other(model, batch, params=part) @ torch.eye(matrix.shape[0], dtype=torch.float64)).diagonal()
+    assert ((found.mean(0) - wrong) / error).square().mean() > 1.4
 
 
 def test_dropout_is_off_meanwhile_and_back_afterwards(tiny_gpt2, batch):
