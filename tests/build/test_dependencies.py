@@ -41,7 +41,7 @@ def imported(folder: str) -> dict[str, str]:
     ("folder", "extras"),
     [
         ("fastunlearn", list(PROJECT["optional-dependencies"])),
-        ("bench", ["bench", "gpu"]),
+        ("bench", ["bench", "gpu", "test"]),  # its cases run under pytest-benchmark
         ("examples", ["bench"]),  # those on other tools need these tools
         ("tests", ["test", "bench"]),  # tests with other tools skip where these are not installed
     ],

@@ -66,6 +66,7 @@ def test_a_model_folder_of_ones_own(tmp_path, tiny_llama, capsys):
     assert str(tmp_path / "model") not in out.read_text() and "a model of the user's" in out.read_text()
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_way_is_measured(capsys):
     assert main(["bench", "lowrank", *TINY, "--no-peers", "--memory"]) == 0
     assert " GB" in capsys.readouterr().out
