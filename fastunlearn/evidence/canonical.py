@@ -18,6 +18,7 @@ __all__ = [
 
 #: Bytes of a JSON file above which it is not read: no folder of this kind comes near it.
 MOST_JSON = 256 << 20
+MOST_DEPTH = 64
 _CHUNK = 1 << 20
 
 
@@ -44,11 +45,19 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
 
 
 def parse(data: bytes) -> object:
-    """JSON of ``data``, strictly: UTF-8, no NaN, no key twice. Raises ValueError."""
+    """JSON of ``data``, strictly: UTF-8, no NaN, no key twice, at most ``MOST_DEPTH`` levels. Raises ValueError."""
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_once)
+        found = json.loads(data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    level, depth = [found], 0
+    while level:
+        depth += 1
+        if depth > MOST_DEPTH:
+            raise ValueError("it is nested too deeply")
+        level = [item for value in level if isinstance(value, (dict, list))
+                 for item in (value.values() if isinstance(value, dict) else value)]  # fmt: skip
+    return found
 
 
 def sha256(data: bytes) -> str:

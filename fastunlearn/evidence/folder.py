@@ -16,12 +16,15 @@ from .digests import model_digest
 from .environment import environment
 from .keys import fingerprint, load_private, public_pem, sign
 from .layout import FIELDS, FORMAT, LOG, MANIFEST, OPENSSF, OWN, PUBLIC_KEY, SIGNATURE, field_digests
+from .openssf import sign_folder
 from .procedure import procedure
 from .run import RunRecord
 from .table import SETS, add_up
 from .traces import find_traces
 
 __all__ = ["write_evidence"]
+
+_MOST_OTHERS = 2000  # retained and held-out records, each, whose text is searched for in what is written
 
 
 def _document(value: object) -> bytes:
@@ -150,8 +153,6 @@ def write_evidence(folder: str | os.PathLike, run: RunRecord, *, key: str | os.P
     """
     from fastunlearn.storage.files import refuse_existing, staged_folder
 
-    from .openssf import sign_folder
-
     refuse_existing(folder)
     _check_places(folder, run, key)
     private = load_private(key)
@@ -179,7 +180,7 @@ def write_evidence(folder: str | os.PathLike, run: RunRecord, *, key: str | os.P
 
 
 def _refuse_traces(stage: Path, run: RunRecord) -> None:
-    records = {"forget": run.forget, "retain": list(run.retain), "held_out": list(run.held_out)}
+    records = {name: list(getattr(run, name))[: None if name == "forget" else _MOST_OTHERS] for name in SETS}
     for name in SETS:
         traces = find_traces([stage, run.log.path], records[name])
         if traces:

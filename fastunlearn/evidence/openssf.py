@@ -27,10 +27,18 @@ def available() -> bool:
     return importlib.util.find_spec("model_signing") is not None
 
 
-def need() -> None:
-    """Raises InvalidInputError where the ``model-signing`` package is not installed."""
-    if not available():
-        raise InvalidInputError("OpenSSF signatures need the model-signing package: pip install 'fastunlearn[openssf]'")
+def need():
+    """The ``model_signing`` package. Raises InvalidInputError where it, or what it imports, is not installed (release
+    1.1 imports pyOpenSSL without asking for it)."""
+    try:
+        if not available():
+            raise ImportError("No module named 'model_signing'")
+        import model_signing
+    except ImportError as error:
+        raise InvalidInputError(
+            f"OpenSSF signatures need the model-signing package ({error}): pip install 'fastunlearn[openssf]'"
+        ) from error
+    return model_signing
 
 
 def generate_openssf_key(folder: str | os.PathLike) -> Path:
@@ -62,8 +70,7 @@ def sign_folder(folder: Path, signature: Path, key: str | os.PathLike, *, ignore
     private = Path(key).resolve().parent / PRIVATE
     if not available() or not private.is_file():
         return False
-    import model_signing
-
+    model_signing = need()
     hashing = model_signing.hashing.Config().set_ignored_paths(
         paths=[signature.name, *ignore], ignore_git_paths=False
     )
@@ -78,9 +85,7 @@ def sign_folder(folder: Path, signature: Path, key: str | os.PathLike, *, ignore
 
 def why_not(folder: Path, signature: Path, public_key: str | os.PathLike) -> str:
     """Why the OpenSSF signature of ``folder`` does not hold with ``public_key``; "" where it holds."""
-    need()
-    import model_signing
-
+    model_signing = need()
     verifier = model_signing.verifying.Config().use_elliptic_key_verifier(public_key=Path(public_key))
     try:
         verifier.verify(folder, signature)

@@ -26,6 +26,8 @@ __all__ = ["WEIGHT_TOLERANCE", "recompute"]
 #: How far the weights may lie from the stated ones on another type of machine: L2 norm of the difference, relative to
 #: that of the update (after less before). The guard's bisection turns rounding into steps of other lengths.
 WEIGHT_TOLERANCE = 1e-2
+_MOST_THREADS = 1024
+_NOT_ARGUMENTS = {"forget", "retain", "held_out", "kept_fisher", "model", "tokenizer", "progress", "on_step", "state"}
 
 
 def _needs(reading: Reading, given: Mapping[str, Sequence[Record]], kept_fisher) -> str:
@@ -52,6 +54,8 @@ def _update(reading: Reading, before: Path, given, kept_fisher, out: Path, devic
     from fastunlearn.unlearn import unlearn
 
     steps, where = reading.document("procedure.json"), reading.document("environment.json")
+    if not 1 <= where["threads"] <= _MOST_THREADS or _NOT_ARGUMENTS & steps["arguments"].keys():
+        raise InvalidInputError("the stated arguments or threads are none that a run can have")
     sets = {name: list(given[name]) for name in SETS if given.get(name)}
     with deterministic(where["threads"]):
         network, tokenizer = load_model(before, device=device, trust_remote_code=trust)
@@ -103,7 +107,7 @@ def recompute(
                 return Check("update", False, "the stated procedure does not give the model after on the same type of "
                              f"machine: {len(wrong)} of {len(then)} tensors differ ({visible(wrong[:1])})")  # fmt: skip
             return _near(Path(before), out, model, tolerance, other)
-    except (FastUnlearnError, KeyError, TypeError, AttributeError) as error:
+    except (FastUnlearnError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         return Check("update", False, f"the stated procedure cannot be run again: {visible(error)}")
 
 

@@ -67,7 +67,7 @@ def metrics(
         if sample is None and not wrong:
             wrong, more = again.aggregates(found.get("after") or {}, other)
             what += more
-    except (FastUnlearnError, KeyError, TypeError, IndexError) as error:
+    except (FastUnlearnError, KeyError, TypeError, IndexError, AttributeError) as error:
         return Check("metrics", False, f"the metrics could not be measured again: {visible(error)}")
     if wrong:
         return Check("metrics", False, f"measured again on {what}: {shortened(wrong)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from .canonical import visible
+
 __all__ = ["Check", "VerificationResult"]
 
 
@@ -15,6 +17,9 @@ class Check:
     name: str
     passed: bool | None
     says: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "says", visible(self.says))  # it may quote what a forger wrote
 
 
 @dataclass

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["SETS", "add_up", "encoded_sets", "record_table", "rows_of"]
 
 SETS = ("forget", "retain", "held_out")
+_MOST_RESAMPLES = 1_000_000  # a folder may come from anybody: its check must end
 _CLOSE = 1e-9  # sums of the same float64 numbers in another order
 
 
@@ -100,7 +101,7 @@ def add_up(table: Mapping, metrics: Mapping, measured_with: Mapping) -> list[str
                     wrong.append(f"{name} {key}: {stated[key]} is stated, the table of records gives {found:.6g}")
         if metrics.get("membership") and {"forget", "held_out"} <= table.keys():
             wrong += _membership(table, metrics["membership"], measured_with)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InvalidInputError(f"the table of records is damaged ({type(error).__name__})") from error
     return wrong
 
@@ -110,6 +111,8 @@ def _membership(table: Mapping, stated: Mapping, measured_with: Mapping) -> list
     from fastunlearn.audit.membership import auc
 
     options = {key: measured_with[key] for key in ("resamples", "seed") if key in measured_with}
+    if not 0 < options.get("resamples", 1) <= _MOST_RESAMPLES:
+        raise ValueError("resamples")
     if "level" in stated:
         options["level"] = stated["level"]
     found = interval(auc, _losses(table["forget"]), _losses(table["held_out"]), **options)

@@ -6,6 +6,10 @@ import errno
 import itertools
 import json
 import os
+import random
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -165,3 +169,26 @@ def test_a_link_in_the_place_of_the_log_is_refused(path, tmp_path):
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(OutputError):
         EvidenceLog(tmp_path / "link")
+
+
+def test_kills_at_any_moment_lose_no_entry_that_was_reported(tmp_path):
+    """A writer that tells each entry after it is on the disk, killed 6 times at random moments."""
+    path = tmp_path / "log.jsonl"
+    script = (
+        "import sys\n"
+        "from fastunlearn.evidence.log import EvidenceLog\n"
+        "log = EvidenceLog(sys.argv[1], run='run-1')\n"
+        "while True:\n"
+        "    print(log.append('step', text='x' * 3000)['number'], flush=True)\n"
+    )
+    draw, told = random.Random(3), 0
+    for _ in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+        told = max(told, int(writer.stdout.readline()))
+        time.sleep(draw.uniform(0, 0.05))
+        writer.kill()
+        numbers = writer.communicate()[0].split("\n")
+        told = max([told, *(int(number) for number in numbers[:-1])])
+        assert wrong(path.read_bytes()) == []
+    with EvidenceLog(path) as log:
+        assert len(log) > told

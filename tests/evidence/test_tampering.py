@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fastunlearn.evidence import EvidenceLog, generate_key, verify
+from fastunlearn.evidence.canonical import leaves
 from fastunlearn.evidence.layout import LOG, MANIFEST, SIGNATURE
 from tests.evidence.forging import edit, read, rechain, relist, resign
 
@@ -248,11 +251,52 @@ def test_names_with_control_characters_are_shown_escaped(evidence):
     assert "\x1b" not in said and "a\\x1b[2Jb\\n<b>" in said
 
 
+GARBAGE = (b"", b"\n", b"null\n", b"[]", b"{}", b'{"a": NaN}', b'{"a": 1e999}', b"\xff" * 9, b"[" * 5000,
+           b"[" * 500 + b"]" * 500)  # fmt: skip
+
+
 def test_garbage_in_any_file_never_raises(evidence):
     draw = random.Random(5)
     for path in sorted(path for path in evidence.rglob("*") if path.is_file()):
         data = path.read_bytes()
-        for other in (b"", b"\n", b"null\n", b"[]", b"{}", b'{"a": NaN}', b"\xff" * 9, b"[" * 5000, draw.randbytes(99)):
+        for other in (*GARBAGE, draw.randbytes(99)):
             path.write_bytes(other)
             assert not verify(evidence).passed, f"{path.name} as {other[:9]!r}"
         path.write_bytes(data)
+
+
+def test_a_hostile_folder_with_a_good_signature_never_raises(evidence, finished, tmp_path):
+    """Anybody can sign anything with a key of his own: every value is a stranger's."""
+    key, salts = generate_key(tmp_path / "stranger"), finished.place / "private" / "salts.json"
+    draw, signed = random.Random(7), 0
+    values = [None, True, -1, 10**30, 1e308, "\x1b[2J", [], {}, [[]], {"a": 1}, ""]
+    for name in ("metrics.json", "requests.json", "procedure.json", "models.json", "environment.json"):
+        honest, document = (evidence / name).read_bytes(), read(evidence, name)
+        places = [place for place, _ in leaves(document)] + _containers(document)
+        for place in draw.sample(places, min(len(places), 12)):
+            keys = [int(part) if part.isdecimal() else part.replace("~1", "/") for part in place.split("/")[1:]]
+            edit(evidence, name, *keys, value=draw.choice(values))
+            try:
+                resign(evidence, key)
+                signed += 1
+            except (KeyError, TypeError, AttributeError):
+                pass  # what cannot be signed again is checked as it is
+            found = verify(evidence, salts=salts, records={"forget": finished.run.forget})
+            assert "\x1b" not in found.text(), (name, place)
+            (evidence / name).write_bytes(honest)
+    assert signed > 30
+
+
+def _containers(value, place="") -> list[str]:
+    if not isinstance(value, (dict, list)):
+        return []
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    found = [] if not place else [place]
+    return found + [one for key, item in inner for one in _containers(item, f"{place}/{str(key).replace('/', '~1')}")]
+
+
+def test_a_check_does_not_wait_for_pytorch(evidence):
+    script = f"import sys; from fastunlearn.cli.main import main; status = main(['verify', {str(evidence)!r}]); " \
+             "print(status, sorted({'torch', 'transformers'} & set(sys.modules)))"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("VERIFIED\n0 []\n"), done.stdout + done.stderr
