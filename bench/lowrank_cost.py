@@ -23,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.harness import ROOT, _peak_here, write_json
-from bench.shapes import make_batch, make_model
+from fastunlearn.microbench.harness import _peak_here, write_json
+from fastunlearn.microbench.shapes import make_batch, make_model
 
+ROOT = Path(__file__).resolve().parents[1]
 DAMPING = 1e-4
 #: What "all" runs: name -> the way and its own options.
 WAYS = {
