@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastunlearn.microbench.harness import _peak_here, write_json
+from fastunlearn.microbench.harness import peak_here, write_json
 from fastunlearn.microbench.shapes import make_batch, make_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ def gradient(options) -> dict:
             model(**some).loss.backward()
         seconds.append(time.perf_counter() - start)
 
-    return {"peak_bytes": _peak_here(run, "cpu"), "seconds": seconds[-1]}
+    return {"peak_bytes": peak_here(run, "cpu"), "seconds": seconds[-1]}
 
 
 def direction(options) -> dict:
@@ -129,7 +129,7 @@ def stored(options) -> dict:
         ExplicitFisher(kept, DAMPING).solve_samples(torch.ones(options.samples, dtype=torch.float64))
         found["seconds"] = time.perf_counter() - start
 
-    return {"peak_bytes": _peak_here(run, "cpu"), **found, "bytes of G": options.samples * options.weights * 4}
+    return {"peak_bytes": peak_here(run, "cpu"), **found, "bytes of G": options.samples * options.weights * 4}
 
 
 def woodfisher(options) -> dict:
@@ -147,7 +147,7 @@ def woodfisher(options) -> dict:
             inverse @ part.sum(0)
         found["seconds"] = time.perf_counter() - start
 
-    return {"peak_bytes": _peak_here(run, "cpu"), **found, "bytes of G": options.samples * options.weights * 4}
+    return {"peak_bytes": peak_here(run, "cpu"), **found, "bytes of G": options.samples * options.weights * 4}
 
 
 def _inputs(options):
@@ -168,7 +168,7 @@ def _measured(run, found: dict, options) -> dict:
     """Peak and facts of a run that leaves its ``step`` in ``found``, and its error where the exact one is known."""
     from safetensors.torch import load_file, save_file
 
-    peak = _peak_here(run, "cpu")
+    peak = peak_here(run, "cpu")
     step: dict[str, Tensor] = found.pop("step")
     found["norm"] = float(sum(t.double().square().sum() for t in step.values()) ** 0.5)
     truth = Path(options.work) / "direction.safetensors"
