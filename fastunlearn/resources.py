@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import re
 import threading
 import time
@@ -15,7 +16,7 @@ import torch
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["Usage", "measured", "parse_memory"]
+__all__ = ["Usage", "measured", "parse_memory", "process_seconds", "resident_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -124,6 +125,21 @@ def measured(device: str | torch.device = "cpu") -> Iterator[Usage]:
             _open.remove(usage)
         if usage._highest is not None:
             usage.peak_bytes = max(0, usage._highest - usage._start_bytes)
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds now, in bytes; 0 where the system does not tell."""
+    return _host_bytes("VmRSS") or 0
+
+
+def process_seconds() -> float:
+    """How long this process has been running, imports included; 0 where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+        now = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, now - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def parse_memory(value: str | int, *, name: str = "memory") -> int:

@@ -15,7 +15,7 @@ from fastunlearn.data.encode import IGNORE, Encoded, collate
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.progress import NO_PROGRESS, Progress
 
-__all__ = ["TrainingLog", "train"]
+__all__ = ["TrainingLog", "build_model", "train"]
 
 _NOTE_EVERY = 50  # steps between two notes of the loss to the progress
 
@@ -29,6 +29,31 @@ class TrainingLog:
     gradients: int
     seconds: float
     losses: list[float]
+
+
+def build_model(tokenizer, *, hidden_size: int, layers: int, heads: int, context: int, seed: int):
+    """A Llama of random weights that depend on ``seed`` alone; the MLP is 8/3 of the width, as in Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    for name, value in (("hidden-size", hidden_size), ("layers", layers), ("heads", heads)):
+        if value < 1:
+            raise InvalidInputError(f"--{name} must be at least 1, got {value}")
+    if context < 2:
+        raise InvalidInputError(f"--context must be at least 2 tokens, got {context}")
+    if hidden_size % (2 * heads):
+        raise InvalidInputError(
+            f"--hidden-size {hidden_size} must be a multiple of twice --heads {heads} "
+            "(rotary positions turn pairs of numbers)"
+        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=-(-hidden_size // 3) * 8,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        max_position_embeddings=context, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
 
 
 def _index_batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:

@@ -56,7 +56,7 @@ def make_frame(document: dict, width: float, height: float, column: float) -> Fr
     return Frame(left, top, right, bottom, across, up, key)
 
 
-def draw_axes(frame: Frame, limit: float | None) -> list[Element]:
+def draw_axes(frame: Frame, limit: float | None, w: Mapping) -> list[Element]:
     parts = []
     wide = frame.right - frame.left > 400
     for value in frame.x.ticks(0.1 if wide and frame.x.high - frame.x.low < 0.75 else 0.2):
@@ -98,24 +98,23 @@ def draw_axes(frame: Frame, limit: float | None) -> list[Element]:
                 class_="goal",
             )
         )
-        words, anchor = ("forgot enough →", "start") if frame.right - x > 120 else ("forgot enough →", "end")
+        anchor = "start" if frame.right - x > 120 else "end"
         parts.append(
-            make("text", words, x=x + (5 if anchor == "start" else -5), y=frame.top + 15, text_anchor=anchor)
+            make("text", w["enough"], x=x + (5 if anchor == "start" else -5), y=frame.top + 15, text_anchor=anchor)
         )
     return parts
 
 
-def draw_titles(frame: Frame, width: float) -> list[Element]:
+def draw_titles(frame: Frame, width: float, w: Mapping) -> list[Element]:
     middle = (frame.left + frame.right) / 2
-    up = "KL to retrained on retained data, nats" if frame.key == "kl_retain" else "Accuracy on retained data"
-    better = "↓ closer to retraining" if frame.key == "kl_retain" else "↑ more is kept"
+    up, better = (w["axis_kl"], w["closer"]) if frame.key == "kl_retain" else (w["axis_retained"], w["more_kept"])
     if width < 500 and frame.key == "kl_retain":
-        up, better = "KL to retrained, retained data", "↓ closer"
+        up, better = w["axis_kl_short"], w["closer_short"]
     return [
-        make("text", f"{up} ({better})", x=8, y=16, class_="axis-title"),
+        make("text", w["axis_up"].format(axis=up, better=better), x=8, y=16, class_="axis-title"),
         make(
             "text",
-            "Accuracy on forgotten data (→ more forgotten)",
+            w["axis_forgotten"],
             x=max(middle, 160) if width < 500 else middle,
             y=frame.bottom + 40,
             text_anchor="middle",

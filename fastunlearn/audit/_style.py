@@ -7,7 +7,8 @@ STYLE = """
   --paper: #15191e; --tint: #1e242b; --second: #8db9f7; --first: #ffad66; --goal: #3fb95026; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1.25rem 3rem; max-width: 75rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  color: var(--ink); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Hiragino Sans", "Noto Sans CJK JP", "Yu Gothic UI", Meiryo, sans-serif;
   overflow-wrap: break-word; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.25rem 0 .6rem; }
@@ -17,6 +18,11 @@ p, dd, li { max-width: 46rem; }
 .meta { margin: 0; }
 .verdict { font-size: 1.15rem; line-height: 1.45; border-left: .3rem solid var(--second);
   padding: .1rem 0 .1rem .9rem; margin: 1.2rem 0; max-width: 54rem; }
+.boxes { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .8rem; margin: 0 0 1.6rem; }
+.box { border: 1px solid var(--line); border-radius: .4rem; padding: .2rem .9rem .6rem; }
+.box h3 { margin: .6rem 0 .2rem; } .box ul { margin: 0; padding-left: 1.1rem; } .box li { margin: .25rem 0; }
+.card { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); border: 1px solid var(--line);
+  border-radius: .4rem; padding: .7rem .9rem; font-size: .875rem; }
 figure { margin: 0; }
 .plot { display: block; width: 100%; height: auto;
   font: 14px system-ui, -apple-system, "Segoe UI", sans-serif; }
@@ -61,6 +67,7 @@ tbody th { font-weight: 400; min-width: 9.8rem; background: var(--paper); }
 .tag { display: block; color: var(--soft); font-weight: 400; font-size: .93em; }
 .sub { display: block; color: var(--soft); font-weight: 400; font-size: .93em; white-space: nowrap; }
 td { white-space: nowrap; }
+:lang(ja) th { word-break: keep-all; }
 tr.base > * { background: var(--tint); }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .5rem 0; padding: 0 .8rem; }
 summary { cursor: pointer; padding: .45rem 0; }
@@ -82,7 +89,8 @@ dl.reading dt { font-weight: 600; margin-top: .7rem; } dl.reading dd { margin: 0
     --first: #b85406; --goal: #00000010; color-scheme: light; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   .plot.wide { display: block; max-height: 150mm; } .plot.narrow { display: none; }
-  figure, tr, .verdict { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .decision { break-after: page; } .boxes { grid-template-columns: 1fr 1fr; gap: 4mm; }
+  figure, tr, .verdict, .box, .card { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .scroll { overflow: visible; border: 0; } table { font-size: 8pt; } th, td { padding: .2rem .3rem; }
   .results { font-size: 7.5pt; } .results th, .results td { padding: .2rem .25rem; }
   .results tbody th { min-width: 6rem; }

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fastunlearn.audit import _words
+from fastunlearn.audit._decision import decision, model_card
 from fastunlearn.audit._markup import Element, add, make, write
 from fastunlearn.audit._style import STYLE
 from fastunlearn.audit._table import bytes_text, count_text, result_table, seconds_text
+from fastunlearn.audit._words import words
 from fastunlearn.audit.document import is_first_order, validate
 from fastunlearn.audit.plot import frontier_svg, letter
 from fastunlearn.audit.verdict import Verdict, judge, kl_text, share_text
@@ -22,17 +23,17 @@ __all__ = ["report_html", "write_report"]
 STEP_ROWS = 40
 
 
-def _value_text(value: object) -> str:
+def _value_text(value: object, w: Mapping) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return w["yes"] if value else w["no"]
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_value_text(item) for item in value) or "–"
+        return ", ".join(_value_text(item, w) for item in value) or "–"
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_value_text(item)}" for key, item in value.items()) or "–"
+        return "; ".join(f"{key}: {_value_text(item, w)}" for key, item in value.items()) or "–"
     if isinstance(value, int) and abs(value) >= 10_000:
         return count_text(value)
     return str(value)
@@ -47,24 +48,24 @@ def _flat(values: Mapping, prefix: str = "") -> Iterable[tuple[str, object]]:
             yield name, value
 
 
-def _pairs(values: Mapping) -> Element:
+def _pairs(values: Mapping, w: Mapping) -> Element:
     pairs = make("dl", class_="pairs")
     for name, value in _flat(values):
-        words = bytes_text(value) if name.endswith("bytes") and isinstance(value, int) else _value_text(value)
-        add(pairs, make("dt", name), make("dd", words))
-    return pairs if len(pairs) else make("p", "Nothing was recorded.", class_="note")
+        text = bytes_text(value) if name.endswith("bytes") and isinstance(value, int) else _value_text(value, w)
+        add(pairs, make("dt", name), make("dd", text))
+    return pairs if len(pairs) else make("p", w["nothing_recorded"], class_="note")
 
 
-def _step_text(key: str, value: object) -> str:
+def _step_text(key: str, value: object, w: Mapping) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if key.endswith("accuracy"):
             return share_text(value)
         if key.startswith("kl_") and value >= 0:
             return kl_text(value)
-    return _value_text(value)
+    return _value_text(value, w)
 
 
-def _steps(steps: list[dict]) -> Element | None:
+def _steps(steps: list[dict], w: Mapping) -> Element | None:
     """The way of a method as a table of the numbers that its steps carry."""
     keys = list(dict.fromkeys(key for step in steps for key in step))
     keys = [key for key in keys if not any(isinstance(step.get(key), (dict, list)) for step in steps)]
@@ -75,53 +76,57 @@ def _steps(steps: list[dict]) -> Element | None:
     head = make("tr", *(make("th", key.replace("_", " "), scope="col") for key in keys))
     body = make("tbody")
     for step in shown:
-        add(body, make("tr", *(make("td", _step_text(key, step.get(key))) for key in keys)))
+        add(body, make("tr", *(make("td", _step_text(key, step.get(key), w)) for key in keys)))
     table = make("table", make("thead", head), body)
-    return make("div", table, class_="scroll", tabindex=0, role="region", aria_label="Steps")
+    return make("div", table, class_="scroll", tabindex=0, role="region", aria_label=w["aria_steps"])
 
 
-def _sets(metrics: Mapping) -> Element:
+def _sets(metrics: Mapping, w: Mapping) -> Element:
     """Loss, perplexity and accuracy on each set of records that was measured."""
-    headings = ("records", "loss, nats", "perplexity", "accuracy")
-    head = make("tr", *(make("th", words, scope="col") for words in headings))
+    head = make("tr", *(make("th", w[key], scope="col") for key in ("records", "loss", "perplexity", "accuracy")))
     body = make("tbody")
-    for key, words in (("forget", "forgotten"), ("retain", "retained"), ("held_out", "held out")):
+    for key, name in (("forget", "forgotten"), ("retain", "retained"), ("held_out", "held_out")):
         found = metrics[key]
         if found is not None:
-            perplexity = _value_text(found["perplexity"])
-            cells = (_value_text(found["loss"]), perplexity, share_text(found["accuracy"]))
-            add(body, make("tr", make("th", words, scope="row"), *(make("td", cell) for cell in cells)))
+            perplexity = _value_text(found["perplexity"], w)
+            cells = (_value_text(found["loss"], w), perplexity, share_text(found["accuracy"]))
+            add(body, make("tr", make("th", w[name], scope="row"), *(make("td", cell) for cell in cells)))
     table = make("table", make("thead", head), body)
-    return make("div", table, class_="scroll", tabindex=0, role="region", aria_label="Loss and accuracy")
+    return make("div", table, class_="scroll", tabindex=0, role="region", aria_label=w["aria_sets"])
 
 
-def _run_details(title: str, item: dict, kind: str) -> Element:
-    facts = f"{kind}; {count_text(item['gradients'])} gradients, {seconds_text(item['seconds'])}"
+def _run_details(title: str, item: dict, kind: str, w: Mapping) -> Element:
+    time = seconds_text(item["seconds"], w)
+    facts = w["run_facts"].format(kind=kind, gradients=count_text(item["gradients"]), time=time)
     node = make("details", make("summary", make("strong", title), f" – {facts}"))
     if item["stopped"]:
-        add(node, make("p", f"Stopped: {item['stopped']}"))
-    add(node, _sets(item["metrics"]), _pairs(item["settings"]))
+        add(node, make("p", w["stopped"].format(item["stopped"])))
+    add(node, _sets(item["metrics"], w), _pairs(item["settings"], w))
     if item["steps"]:
-        add(node, make("h3", f"{len(item['steps'])} steps"), _steps(item["steps"]))
+        add(node, make("h3", w["steps"].format(len(item["steps"]))), _steps(item["steps"], w))
     return node
 
 
-def _runs(document: dict, verdict: Verdict) -> list[Element]:
-    parts = [_run_details("original", document["original"], "before unlearning")]
+def _runs(document: dict, verdict: Verdict, w: Mapping) -> list[Element]:
+    parts = [_run_details(w["original"], document["original"], w["before_unlearning"], w)]
     if document["reference"] is not None:
-        parts.append(_run_details("retrained", document["reference"], "without the forgotten data"))
+        parts.append(_run_details(w["retrained"], document["reference"], w["without_forgotten"], w))
     for index, name in enumerate(verdict.ranking):
         item = document["methods"][name]
-        kind = "first-order" if is_first_order(name, item) else "second-order"
-        parts.append(_run_details(f"{letter(index)}  {item['label']}", item, f"{name}, {kind}"))
+        kind = w["first_order"] if is_first_order(name, item) else w["second_order"]
+        parts.append(_run_details(f"{letter(index)}  {item['label']}", item, f"{name}{w['and']}{kind}", w))
     return parts
 
 
-def _figure(document: dict, verdict: Verdict) -> Element:
-    plots = [frontier_svg(document, verdict, narrow=narrow) for narrow in (False, True)]
+def _figure(document: dict, verdict: Verdict, w: Mapping) -> Element:
+    plots = [frontier_svg(document, verdict, narrow=narrow, w=w) for narrow in (False, True)]
     if plots[0] is None:
-        return make("p", _words.NO_PLOT, class_="note")
-    caption = _words.caption(document, verdict)
+        return make("p", w["no_plot"], class_="note")
+    caption = w["caption"]
+    if document["reference"] is not None:
+        caption += w["caption_reference"]
+    if verdict.limit is not None:
+        caption += w["caption_limit"].format(share_text(verdict.limit))
     return make("figure", *plots, make("figcaption", caption))
 
 
@@ -129,47 +134,45 @@ def _section(heading: str, *children: Element | None) -> Element:
     return make("section", make("h2", heading), *children)
 
 
-def report_html(document: dict) -> str:
-    """The page for ``document`` (see :func:`fastunlearn.audit.document.build_document`), as text.
+def report_html(document: dict, lang: str = "en") -> str:
+    """The page for ``document`` (see :func:`fastunlearn.audit.document.build_document`), as text. ``lang``: "en" or
+    "ja", of all words but those that the document brings (titles, notes, names of settings).
 
-    Raises InvalidInputError where the document is not valid.
+    Raises InvalidInputError where the document is not valid, and for another language.
     """
+    w = words(lang)
     validate(document)
-    verdict = judge(document)
-    seed = "" if document["seed"] is None else f", seed {document['seed']}"
+    verdict = judge(document, w)
+    seed = "" if document["seed"] is None else w["and"] + w["seed"].format(document["seed"])
     reading = make("dl", class_="reading")
-    for name, words in _words.READING:
-        add(reading, make("dt", name), make("dd", words))
-    limits = [*document["notes"], *_words.LIMITS]
-    body = make(
-        "body",
-        make(
-            "main",
-            make(
-                "header",
-                make("h1", document["title"]),
-                make("p", f"{document['created']}{seed}", class_="meta"),
-            ),
-            make("p", verdict.text, class_="verdict"),
-            _figure(document, verdict),
-            _section(
-                "Results",
-                make("p", "The table moves sideways.", class_="note hint"),
-                result_table(document, verdict),
-                make("p", _words.TABLE, class_="note"),
-            ),
-            _section("What was run", _pairs(document["settings"]), *_runs(document, verdict)),
-            _section("Data", _pairs(document["data"])),
-            _section("Model", _pairs(document["model"])),
-            _section("How to read the numbers", reading),
-            _section("Notes and limits", make("ul", *(make("li", words) for words in limits))),
-            _section(
-                "Versions and machine",
-                make("h3", "Versions"),
-                _pairs(document["versions"]),
-                make("h3", "Machine"),
-                _pairs(document["machine"]),
-            ),
+    for name, text in w["reading"]:
+        add(reading, make("dt", name), make("dd", text))
+    notes = None
+    if document["notes"]:
+        notes = _section(w["notes"], make("ul", *(make("li", text) for text in document["notes"])))
+    main = make(
+        "main",
+        make("header", make("h1", document["title"]), make("p", f"{document['created']}{seed}", class_="meta")),
+        decision(document, verdict, w),
+        _figure(document, verdict, w),
+        _section(
+            w["results"],
+            make("p", w["sideways"], class_="note hint"),
+            result_table(document, verdict, w),
+            make("p", w["table"], class_="note"),
+        ),
+        notes,
+        _section(w["what_was_run"], _pairs(document["settings"], w), *_runs(document, verdict, w)),
+        _section(w["data"], _pairs(document["data"], w)),
+        _section(w["model"], _pairs(document["model"], w)),
+        _section(w["how_to_read"], reading),
+        model_card(document, verdict, w),
+        _section(
+            w["versions_and_machine"],
+            make("h3", w["versions"]),
+            _pairs(document["versions"], w),
+            make("h3", w["machine"]),
+            _pairs(document["machine"], w),
         ),
     )
     head = make(
@@ -179,16 +182,16 @@ def report_html(document: dict) -> str:
         make("title", document["title"]),
         make("style", STYLE),
     )
-    return f"<!DOCTYPE html>\n{write(make('html', head, body, lang='en'))}\n"
+    return f"<!DOCTYPE html>\n{write(make('html', head, make('body', main), lang=lang))}\n"
 
 
-def write_report(document: dict, folder: str | os.PathLike) -> tuple[Path, Path]:
+def write_report(document: dict, folder: str | os.PathLike, *, lang: str = "en") -> tuple[Path, Path]:
     """Write ``report.json`` and ``report.html`` into ``folder`` (made where missing); their paths.
 
     Each file appears whole or not at all; where the second cannot be written, the first is as it was before.
     Raises InvalidInputError for a document that is not valid, OutputError where writing fails.
     """
-    page = report_html(document)
+    page = report_html(document, lang)
     data_path, page_path = Path(folder) / "report.json", Path(folder) / "report.html"
     before = data_path.read_text(encoding="utf-8") if data_path.is_file() else None
     write_json(data_path, document)

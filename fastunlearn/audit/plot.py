@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 
 from fastunlearn.audit._axes import Frame, Point, draw_axes, draw_titles, make_frame, points_with
 from fastunlearn.audit._marks import cross, free_place, mark, spread, star
 from fastunlearn.audit._markup import Element, add, make
+from fastunlearn.audit._words import EN
 from fastunlearn.audit.document import is_first_order
 from fastunlearn.audit.verdict import Verdict, kl_text, share_text
 
@@ -43,7 +45,7 @@ def _model_label(frame: Frame, words: str, at: Point, taken: list[Point], charac
         (x + 13, y - 13, "start"),
         (x - 13, y - 13, "end"),
     ]
-    width = len(words) * character
+    width = sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in words) * character
     inside = []
     for place in places:
         left = place[0] - {"start": 0.0, "middle": width / 2, "end": width}[place[2]]
@@ -53,22 +55,25 @@ def _model_label(frame: Frame, words: str, at: Point, taken: list[Point], charac
     return make("text", words, x=f"{px:.1f}", y=f"{py:.1f}", text_anchor=anchor, class_="model-label")
 
 
-def _describe(document: dict, verdict: Verdict, key: str) -> str:
+def _describe(document: dict, verdict: Verdict, key: str, w: Mapping) -> str:
     parts = [verdict.text]
     for name in verdict.ranking:
         item = document["methods"][name]
         if item[key] is not None:
-            value = f"KL {kl_text(item[key])}" if key == "kl_retain" else f"retained {share_text(item[key])}"
-            parts.append(f"{item['label']}: forget accuracy {share_text(item['forget_accuracy'])}, {value}.")
+            value = w["plot_kl"].format(kl_text(item[key]))
+            if key != "kl_retain":
+                value = w["plot_retained"].format(share_text(item[key]))
+            accuracy = share_text(item["forget_accuracy"])
+            parts.append(w["plot_method"].format(label=item["label"], accuracy=accuracy, value=value))
     return " ".join(parts)
 
 
-def frontier_svg(document: dict, verdict: Verdict, *, narrow: bool = False) -> Element | None:
+def frontier_svg(document: dict, verdict: Verdict, *, narrow: bool = False, w: Mapping = EN) -> Element | None:
     """The plot, or None where nothing can be plotted (no end point with a KL or a retain accuracy).
 
     Across: forget accuracy, falling to the right. Up: KL to the retrained model on retained data, logarithmic
     with 0 set apart; without a retrained model the accuracy on retained data. ``narrow`` is for screens of a
-    phone's width: letters in the plot, and their names below it.
+    phone's width: letters in the plot, and their names below it. ``w``: the words.
     """
     width, column = (380.0, 34.0) if narrow else (900.0, 250.0)
     count = len(document["methods"])
@@ -81,14 +86,14 @@ def frontier_svg(document: dict, verdict: Verdict, *, narrow: bool = False) -> E
     suffix = "narrow" if narrow else "wide"
     svg = make(
         "svg",
-        make("title", "Forgetting against distance to the retrained model", id=f"plot-title-{suffix}"),
-        make("desc", _describe(document, verdict, key), id=f"plot-desc-{suffix}"),
+        make("title", w["plot"], id=f"plot-title-{suffix}"),
+        make("desc", _describe(document, verdict, key, w), id=f"plot-desc-{suffix}"),
         viewBox=f"0 0 {width:g} {total:g}",
         role="img",
         aria_labelledby=f"plot-title-{suffix} plot-desc-{suffix}",
         class_=f"plot {suffix}",
     )
-    add(svg, *draw_axes(frame, verdict.limit), *draw_titles(frame, width))
+    add(svg, *draw_axes(frame, verdict.limit, w), *draw_titles(frame, width, w))
     kinds = {
         name: "first" if is_first_order(name, item) else "second"
         for name, item in document["methods"].items()
@@ -98,22 +103,22 @@ def frontier_svg(document: dict, verdict: Verdict, *, narrow: bool = False) -> E
     for name in shown:
         add(svg, *_path(frame, document["original"], document["methods"][name], kinds[name]))
     add(svg, *_end_marks(verdict, ends, kinds, frame, document, narrow))
-    add(svg, *_models(document, frame, list(ends.values()), 6.6 if narrow else 7.4))
+    add(svg, *_models(document, frame, list(ends.values()), 6.6 if narrow else 7.4, w))
     if narrow:
         add(svg, *_names_below(document, verdict, kinds, height))
     return svg
 
 
-def _models(document: dict, frame: Frame, taken: list[Point], character: float) -> list[Element]:
+def _models(document: dict, frame: Frame, taken: list[Point], character: float, w: Mapping) -> list[Element]:
     """The original and the retrained model, with their labels."""
     parts: list[Element] = []
     if points_with([document["original"]], frame.key):
         at = frame.at(document["original"])
-        parts += [cross(*at, "model"), _model_label(frame, "original", at, taken, character)]
+        parts += [cross(*at, "model"), _model_label(frame, w["original"], at, taken, character)]
     reference = document["reference"]
     if reference is not None:
         at = frame.x(reference["forget_accuracy"]), frame.y(0.0)
-        parts += [star(*at, "model filled"), _model_label(frame, "retrained", at, taken, character)]
+        parts += [star(*at, "model filled"), _model_label(frame, w["retrained"], at, taken, character)]
     return parts
 
 

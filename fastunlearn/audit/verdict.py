@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from fastunlearn.audit._words import EN
 from fastunlearn.audit.document import is_first_order
 
 __all__ = ["Verdict", "judge"]
@@ -37,33 +39,33 @@ def _times(near: float, far: float) -> str:
     return f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
 
 
-def _compare(methods: dict, reached: list[str]) -> str:
+def _compare(methods: dict, reached: list[str], w: Mapping) -> str:
     """How the best method stands to the best one of the other kind."""
     best = reached[0]
     first = is_first_order(best, methods[best])
     others = [name for name in reached if is_first_order(name, methods[name]) is not first]
-    kind = "second-order" if first else "first-order"
+    kind = w["second_order"] if first else w["first_order"]
     if not any(is_first_order(name, item) is not first for name, item in methods.items()):
-        return f" (no {kind} method was run to compare with)"
+        return w["verdict_no_kind"].format(kind=kind)
     if not others:
-        return f" (no {kind} method forgot that much)"
+        return w["verdict_no_kind_enough"].format(kind=kind)
     other, near = methods[others[0]], methods[best]["kl_retain"]
     far = other["kl_retain"]
-    stated = f"{other['label']}, {kl_text(far)}"
+    given = {"kind": kind, "stated": f"{other['label']}{w['and']}{kl_text(far)}"}
     if near == far:
-        return f", as near as the best {kind} method ({stated})"
+        return w["verdict_as_near"].format(**given)
     if near == 0:
-        return f", before the best {kind} method ({stated})"
+        return w["verdict_before"].format(**given)
     if far / near < 1.05:
-        return f", hardly closer than the best {kind} method ({stated})"
-    return f", {_times(near, far)} times closer than the best {kind} method ({stated})"
+        return w["verdict_hardly"].format(**given)
+    return w["verdict_times"].format(times=_times(near, far), **given)
 
 
-def judge(document: dict) -> Verdict:
+def judge(document: dict, w: Mapping = EN) -> Verdict:
     """Rank the methods by KL to the retrained model on retained data among those that forgot enough.
 
     A method has forgotten where its end point's forget accuracy is at most the target (of the settings, else
-    the retrained model's) plus the tolerance. Only end points count, not points on the way.
+    the retrained model's) plus the tolerance. Only end points count, not points on the way. ``w``: the words.
     """
     methods, settings, reference = document["methods"], document["settings"], document["reference"]
     target = settings.get("target_forget_accuracy")
@@ -79,32 +81,29 @@ def judge(document: dict) -> Verdict:
 
     ranking = sorted(methods, key=order)
     reached = [name for name in ranking if name in reached]
-    return Verdict(_sentence(document, ranking, reached, limit), ranking, reached, limit)
+    return Verdict(_sentence(document, ranking, reached, limit, w), ranking, reached, limit)
 
 
-def _sentence(document: dict, ranking: list[str], reached: list[str], limit: float | None) -> str:
+def _sentence(document: dict, ranking: list[str], reached: list[str], limit: float | None, w: Mapping) -> str:
     methods, original = document["methods"], document["original"]
     if not methods:
-        return "No method was run, so there is nothing to compare."
+        return w["verdict_none"]
     comparable = [name for name in reached if methods[name]["kl_retain"] is not None]
-    goal = f"(forget accuracy at most {share_text(limit)})" if limit is not None else ""
+    goal = w["verdict_goal"].format(share_text(limit)) if limit is not None else ""
     if limit is not None and not reached:
         item = methods[min(ranking, key=lambda name: methods[name]["forget_accuracy"])]
-        return (
-            f"No method forgot as much as was aimed at {goal}; "
-            f"{item['label']} came nearest with {share_text(item['forget_accuracy'])}."
-        )
+        accuracy = share_text(item["forget_accuracy"])
+        return w["verdict_not_enough"].format(goal=goal, label=item["label"], accuracy=accuracy)
     if not comparable:
         item = methods[ranking[0]]
         kept = item["retain_accuracy"]
-        end = "" if kept is None else f" and keeps {share_text(kept)} of the retained data"
-        return (
-            f"There is no retrained model to compare with: {item['label']} takes forget accuracy from "
-            f"{share_text(original['forget_accuracy'])} to {share_text(item['forget_accuracy'])}{end}."
-        )
+        return w["verdict_no_reference"].format(
+            label=item["label"], before=share_text(original["forget_accuracy"]),
+            after=share_text(item["forget_accuracy"]),
+            kept="" if kept is None else w["verdict_kept"].format(share_text(kept)),
+        )  # fmt: skip
     item = methods[comparable[0]]
-    among = f", among the {len(reached)} of {len(methods)} methods that forgot enough {goal}" if goal else ""
-    return (
-        f"{item['label']} came closest to retraining: a KL of {kl_text(item['kl_retain'])} nats on retained "
-        f"data{_compare(methods, comparable)}{among}."
-    )
+    among = w["verdict_among"].format(reached=len(reached), all=len(methods), goal=goal) if goal else ""
+    compared = _compare(methods, comparable, w)
+    kl = kl_text(item["kl_retain"])
+    return w["verdict_closest"].format(label=item["label"], kl=kl, compared=compared, among=among)

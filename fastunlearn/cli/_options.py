@@ -9,8 +9,8 @@ from pathlib import Path
 from fastunlearn.errors import InvalidInputError
 
 __all__ = [
-    "add_device", "add_length", "add_overwrite", "add_seed", "add_trust", "context", "load", "named_value",
-    "pad_token_id", "progress", "read_records",
+    "add_config", "add_device", "add_lang", "add_length", "add_overwrite", "add_seed", "add_trust", "context", "load",
+    "named_value", "pad_token_id", "progress", "read_records", "table",
 ]  # fmt: skip
 
 
@@ -32,11 +32,28 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there under the --out name")
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", default="fastunlearn.toml", metavar="F", help="the configuration (default: fastunlearn.toml)"
+    )
+
+
+def add_lang(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lang", default="en", choices=("en", "ja"), help="language of the report (default: en)")
+
+
 def add_length(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-length", type=int, metavar="N", help="most tokens of a record (default: the model's context)"
     )
     parser.add_argument("--truncate", action="store_true", help="cut longer records instead of refusing them")
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """The rows in columns as wide as their widest cell; the first row is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def named_value(text: str) -> tuple[str, object]:

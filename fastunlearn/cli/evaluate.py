@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastunlearn.cli._options import (
     add_device,
+    add_lang,
     add_length,
     add_overwrite,
     add_seed,
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_trust(parser)
     add_overwrite(parser)
+    add_lang(parser)
 
 
 def name_models(texts: list[str]) -> dict[str, Path]:
@@ -161,5 +163,5 @@ def run(args: argparse.Namespace) -> None:
         title="Evaluation of unlearning", original=before, reference=reference, methods=methods,
         seed=args.seed, data=counts, model=evaluation.model,
     )  # fmt: skip
-    write_report(document, args.out)
+    write_report(document, args.out, lang=args.lang)
     print(f"Report: {Path(args.out) / 'report.html'}")

@@ -9,13 +9,31 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from fastunlearn.cli import bench, demo, evaluate, info, keep_fisher, keygen, methods, report, train, unlearn, verify
+from fastunlearn.cli import (
+    bench,
+    demo,
+    evaluate,
+    info,
+    keep_fisher,
+    keygen,
+    methods,
+    new,
+    pilot,
+    plan,
+    report,
+    requests,
+    train,
+    unlearn,
+    verify,
+)
 from fastunlearn.errors import FastUnlearnError
 
 __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "main"]
 
 #: Each has NAME, HELP, ``configure(parser)`` and ``run(args)``, which may return an exit status.
-COMMANDS = (info, methods, train, unlearn, evaluate, keep_fisher, report, demo, keygen, verify, bench)
+COMMANDS = (
+    info, methods, train, unlearn, evaluate, keep_fisher, report, demo, new, plan, pilot, requests, keygen, verify, bench,
+)  # fmt: skip
 EXIT_ERROR = 2  # as argparse for a wrong command line
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from fastunlearn.cli._options import add_lang
 from fastunlearn.errors import InvalidInputError
 
 NAME = "report"
@@ -15,6 +16,7 @@ HELP = "Make report.html again from a report.json."
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", metavar="REPORT.json", help="the document that evaluate or demo wrote")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the report")
+    add_lang(parser)
 
 
 def read_document(path: str | Path) -> dict:
@@ -33,5 +35,5 @@ def run(args: argparse.Namespace) -> None:
     from fastunlearn.audit.html import write_report
 
     validate(document)
-    write_report(document, args.out)
+    write_report(document, args.out, lang=args.lang)
     print(f"Report: {Path(args.out) / 'report.html'}")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 
 from fastunlearn.cli._options import add_device, add_overwrite, add_seed, pad_token_id, progress, read_records
-from fastunlearn.errors import InvalidInputError
 
 NAME = "train"
 HELP = "Train a small model from scratch on your files (to try unlearning without a download)."
@@ -33,39 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_overwrite(parser)
 
 
-def build_model(tokenizer, *, hidden_size: int, layers: int, heads: int, context: int, seed: int):
-    """A Llama of random weights that depend on ``seed`` alone; the MLP is 8/3 of the width, as in Llama."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    for name, value in (("hidden-size", hidden_size), ("layers", layers), ("heads", heads)):
-        if value < 1:
-            raise InvalidInputError(f"--{name} must be at least 1, got {value}")
-    if context < 2:
-        raise InvalidInputError(f"--context must be at least 2 tokens, got {context}")
-    if hidden_size % (2 * heads):
-        raise InvalidInputError(
-            f"--hidden-size {hidden_size} must be a multiple of twice --heads {heads} "
-            "(rotary positions turn pairs of numbers)"
-        )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=-(-hidden_size // 3) * 8,
-        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
-        max_position_embeddings=context, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
-
-
 def run(args: argparse.Namespace) -> None:
     from fastunlearn.storage import check_device, load_model, refuse_existing, save_model
 
     refuse_existing(args.out, overwrite=args.overwrite)
     device = check_device(args.device)
     from fastunlearn.data import encode, train_tokenizer
-    from fastunlearn.training import train
+    from fastunlearn.training import build_model, train
 
     records = [record for path in args.data for record in read_records(path)]
     if args.tokenizer_from is None:

@@ -23,11 +23,15 @@ RESULT = "unlearning.json"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="DIR", help="model folder (safetensors)")
-    parser.add_argument("--forget", required=True, metavar="F", help="records to forget")
+    parser.add_argument(
+        "--config", metavar="F", help="a production run as this fastunlearn.toml says; no other option but --dry-run"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --config: only show what would be done")
+    parser.add_argument("--model", metavar="DIR", help="model folder (safetensors)")
+    parser.add_argument("--forget", metavar="F", help="records to forget")
     parser.add_argument("--retain", metavar="R", help="records that the model must keep")
     parser.add_argument("--held-out", metavar="H", help="records that the model has never seen")
-    parser.add_argument("--out", required=True, metavar="DIR", help="model folder to make")
+    parser.add_argument("--out", metavar="DIR", help="model folder to make")
     parser.add_argument("--method", default="fisher-removal", metavar="NAME", help="see fastunlearn methods")
     parser.add_argument(
         "--parameters", nargs="+", metavar="PATTERN", help="names of the weights to change (* and ? allowed)"
@@ -62,7 +66,43 @@ def settings_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return settings
 
 
+def show_dry_run(facts: dict) -> None:
+    """Prints what a run would do, a line for each fact."""
+    for name, value in facts.items():
+        words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f"{name}: {words or '-'}")
+    print("Dry run: nothing was computed and nothing was written.")
+
+
+def _configured(args: argparse.Namespace) -> None:
+    own = ("model", "forget", "retain", "held_out", "out", "parameters", "kept_fisher", "max_length")
+    given = [name for name in own if getattr(args, name) is not None]
+    given += ["set"] * bool(args.settings) + [name for name in ("truncate", "overwrite") if getattr(args, name)]
+    if given:
+        raise InvalidInputError(f"--config says everything: leave out --{', --'.join(given).replace('_', '-')}")
+    from fastunlearn.production.config import load_config
+    from fastunlearn.production.job import job_of
+    from fastunlearn.production.run import check_job, run_job
+
+    job = job_of(load_config(args.config))
+    if args.dry_run:
+        show_dry_run(check_job(job))
+        return
+    outcome = run_job(job, progress=progress(args))
+    again = ", taken up after an interruption" if outcome.restarted else ""
+    print(f"{outcome.account['method']}{again}: {outcome.account['stopped']}. New model: {outcome.out}")
+    print(f"Evidence: {outcome.evidence}")
+
+
 def run(args: argparse.Namespace) -> None:
+    if args.config is not None:
+        _configured(args)
+        return
+    missing = [name for name in ("model", "forget", "out") if getattr(args, name) is None]
+    if missing or args.dry_run:
+        raise InvalidInputError(
+            f"--{', --'.join(missing)} needed, or --config" if missing else "--dry-run goes with --config"
+        )
     from fastunlearn.storage import refuse_existing, save_model
 
     refuse_existing(args.out, overwrite=args.overwrite)  # before any computing

@@ -8,6 +8,7 @@ parent folders that were made for it, and raises :class:`~fastunlearn.errors.Out
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError, OutputError
 
-__all__ = ["refuse_existing", "staged_file", "staged_folder", "write_json", "write_tensors", "write_text"]
+__all__ = [
+    "refuse_existing", "remove_leftovers", "staged_file", "staged_folder", "write_json", "write_tensors", "write_text",
+]  # fmt: skip
 
 _MARGIN = 1 << 20  # bytes asked for above the content: directory entries, journals
 _OLD = ".old"
@@ -204,6 +207,17 @@ def _put_in_place(stage: Path, target: Path, *, overwrite: bool) -> None:
         os.rename(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(*targets: str | os.PathLike) -> None:
+    """Removes the temporary siblings that a killed writer of ``targets`` left. Only for one who knows that no other
+    process is writing them, as the holder of a lock does."""
+    for target in map(Path, targets):
+        for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _fsync_after_rename(folder: Path) -> None:

@@ -18,7 +18,7 @@ from fastunlearn.storage.files import staged_folder, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["check_device", "load_model", "save_model"]
+__all__ = ["check_device", "load_model", "load_tokenizer", "save_model"]
 
 _TOKENIZER_BYTES = 32 << 20  # room for the tokenizer and the small files beside the weights
 
@@ -69,7 +69,7 @@ def load_model(
     folder = Path(folder)
     check_folder(folder)
     device = check_device(device)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     options = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
@@ -93,14 +93,7 @@ def load_model(
             stacklevel=2,
         )
     _check_weights(model)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-    except Exception as error:
-        raise ModelFolderError(
-            f"{folder} has no tokenizer that can be read ({_first_line(error)}); copy tokenizer.json and "
-            "tokenizer_config.json there"
-        ) from error
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelFolderError(
@@ -108,6 +101,22 @@ def load_model(
             "they do not belong together"
         )
     return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(folder: str | os.PathLike, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local model folder. Raises ModelFolderError where there is none that can be read."""
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            return AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:
+        raise ModelFolderError(
+            f"{folder} has no tokenizer that can be read ({_first_line(error)}); copy tokenizer.json and "
+            "tokenizer_config.json there"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

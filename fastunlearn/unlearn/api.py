@@ -13,6 +13,7 @@ from torch import nn
 from fastunlearn.audit.exposure import context_length
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.model_state import check_finite
+from fastunlearn.operators.state import PassState
 from fastunlearn.progress import Progress
 from fastunlearn.resources import measured
 from fastunlearn.solve import kept_fisher as _kept
@@ -81,6 +82,7 @@ def unlearn(
     memory: int | str = "1GB",
     progress: Progress | None = None,
     on_step: Callable[[dict], None] | None = None,
+    state: PassState | None = None,
     **options,
 ) -> UnlearnResult:
     """Makes ``model`` forget the records of ``forget``, in place.
@@ -91,7 +93,9 @@ def unlearn(
     METHODS; ``options`` are its settings. ``parameters``: shell-style patterns of the weights that may change
     (default: all that require gradients). ``kept_fisher``: for the retain-free method. ``max_length``: in tokens
     (default: the model's context); a longer record is an error unless ``truncate``. ``memory``: for kept factors.
-    ``on_step(step)``: called after every step; its time is left out of the result's.
+    ``on_step(step)``: called after every step; its time is left out of the result's. ``state``: keeps the weights
+    after each step of a method that is ``restartable``; with the state of a run that was killed, and the same
+    arguments, model, machine and threads, the result has the bits of an unbroken run.
 
     The weights change only if all goes well: after any exception the model is as it was. Raises
     InvalidInputError (a bad argument), UnknownMethodError, NotPositiveDefiniteError. Source of the second-order
@@ -99,11 +103,13 @@ def unlearn(
     """
     chosen = get_method(method)
     settings = make_settings(chosen.settings, method, dict(chosen.preset) | options)
+    if state is not None and not chosen.restartable:
+        raise InvalidInputError(f"state: {method} cannot be taken up half-way; leave it out, and run it whole")
     watcher = None if on_step is None else _Watcher(on_step)
     request = prepare(
         model, tokenizer, forget=forget, retain=retain, held_out=held_out, parameters=parameters, seed=seed,
         max_length=max_length, truncate=truncate, batch_size=batch_size, memory=memory, progress=progress,
-        on_step=watcher,
+        on_step=watcher, state=state,
     )  # fmt: skip
     _check_retain(chosen, request, settings)
     kept = _load_kept(chosen, kept_fisher, model)

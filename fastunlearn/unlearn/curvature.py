@@ -48,10 +48,15 @@ class _Sides:
         self._request = request
         self._plan: CapturePlan | None = None
 
-    def gradients(self, samples: list[Encoded], loss: TokenLoss, label: str, **options) -> SampleGradients:
+    def prepare(self, samples: list[Encoded]) -> None:
+        """Tries the rules at the present weights: an unbroken run does so at the original ones."""
         request = self._request
         if self._plan is None:
             self._plan = make_plan(request.model, request.parameters, samples, pad_token_id=request.pad_token_id)
+
+    def gradients(self, samples: list[Encoded], loss: TokenLoss, label: str, **options) -> SampleGradients:
+        request = self._request
+        self.prepare(samples)
         return SampleGradients(
             request.model, samples, pad_token_id=request.pad_token_id, plan=self._plan, loss=loss, label=label,
             batch_size=request.batch_size, memory=request.memory_bytes, progress=request.progress,
@@ -73,6 +78,15 @@ class RetainCurvature:
         self._made = 0  # the step at which the last Fisher was taken
         self._blocks = make_blocks(list(request.parameters), blocks)
 
+    def prepare(self) -> None:
+        """What an unbroken run does at the original weights, before its first step."""
+        self._sides.prepare(self._request.forget)
+
+    def is_fresh(self, step: int) -> bool:
+        """Whether a new Fisher would be taken at ``step``, so that nothing but the weights is carried over to it."""
+        last = self._last
+        return last is None or step >= self._made + self._refresh or not last.retained.keeps_factors
+
     def _draw(self, step: int) -> list[Encoded]:
         retain = self._request.retain
         if self._size is None or self._size >= len(retain):
@@ -83,7 +97,7 @@ class RetainCurvature:
     def at(self, step: int, pull: TokenLoss) -> _RetainFisher:
         """F and J at the present weights; J are the gradients of ``pull`` on the forget records."""
         forget = self._sides.gradients(self._request.forget, pull, "forget records")
-        if self._last is not None and step < self._made + self._refresh and self._last.retained.keeps_factors:
+        if not self.is_fresh(step):
             self._last = self._last.again(forget)
             return self._last
         seed = self._request.seed * 1_000_003 + step
@@ -136,6 +150,12 @@ class KeptCurvature:
         kept.check_model(request.parameters)
         own = self._sides.gradients(request.forget, negative_log_likelihood, "forget records")
         self.kept = kept.remove(own)
+
+    def prepare(self) -> None:
+        """Done already: the forget records' own part was taken out at the original weights."""
+
+    def is_fresh(self, step: int) -> bool:
+        return True
 
     def at(self, step: int, pull: TokenLoss) -> _KeptFisher:
         forget = self._sides.gradients(self._request.forget, pull, "forget records")

@@ -70,8 +70,8 @@ class Monitor:
         """Log-odds of a token with the target loss, at which a bounded pull fades; -3 without a target loss."""
         if self.target_loss is None:
             return DEFAULT_THRESHOLD
-        p = math.exp(-max(self.target_loss, 1e-3))
-        return math.log(p) - math.log1p(-p)
+        loss = max(self.target_loss, 1e-3)
+        return -loss - math.log1p(-math.exp(-loss))
 
     def enough(self, accuracy: float, loss: float) -> bool:
         """Whether a model with this forget accuracy and loss has forgotten enough."""

@@ -18,6 +18,7 @@ class Method:
 
     ``uses_retain``: needs retained records. ``uses_kept``: needs a kept Fisher instead. ``first_order``: uses
     gradients alone. ``preset``: settings that the name itself stands for, unless the user says otherwise.
+    ``restartable``: keeps its state after every step, where it is given one.
     """
 
     name: str
@@ -29,19 +30,21 @@ class Method:
     uses_kept: bool = False
     first_order: bool = False
     preset: tuple[tuple[str, object], ...] = ()
+    restartable: bool = False
 
 
 _FIRST = {"first_order": True}
+_STEPS = {"restartable": True}
 _ALL = (
     Method("fisher-removal", "Fisher Removal", "strong erasure: Newton steps shaped by the retained data's Fisher",
-           True, second_order.RemovalSettings, second_order.fisher_removal),
+           True, second_order.RemovalSettings, second_order.fisher_removal, **_STEPS),
     Method("fisher-forgetting", "Fisher Forgetting", "Fisher Removal, then curvature-shaped noise",
-           True, second_order.ForgettingSettings, second_order.fisher_forgetting),
+           True, second_order.ForgettingSettings, second_order.fisher_forgetting, **_STEPS),
     Method("newton", "Newton, one shot", "the paper's single Newton removal step",
            True, second_order.NewtonSettings, second_order.newton),
     Method("fisher-removal-retain-free", "Fisher Removal, retain-free",
            "Newton steps shaped by a Fisher kept from training time, down-dated",
-           False, second_order.RetainFreeSettings, second_order.fisher_removal, uses_kept=True),
+           False, second_order.RetainFreeSettings, second_order.fisher_removal, uses_kept=True, **_STEPS),
     Method("gradient-ascent", "Gradient ascent", "climbs the forget loss",
            False, first_order.AscentSettings, first_order.gradient_ascent, **_FIRST),
     Method("gradient-difference", "Gradient difference", "climbs the forget loss, descends the retained one",

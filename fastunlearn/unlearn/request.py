@@ -12,6 +12,7 @@ from fastunlearn.data.encode import Encoded, encode
 from fastunlearn.data.loading import load_records
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.model_state import check_finite, select_parameters
+from fastunlearn.operators.state import PassState
 from fastunlearn.progress import NO_PROGRESS, Progress
 from fastunlearn.resources import parse_memory
 
@@ -21,7 +22,8 @@ __all__ = ["Request", "encode_set", "pad_token", "prepare"]
 @dataclass
 class Request:
     """``forget``, ``retain``, ``held_out``: encoded records (the last two may be empty). ``parameters``: those
-    that may change. ``on_step(step)`` is called after each step, with the model in its new state."""
+    that may change. ``on_step(step)`` is called after each step, with the model in its new state. ``state``: where
+    weights and step log are kept, so that a run that was killed can be taken up again (resume.py)."""
 
     model: nn.Module
     pad_token_id: int
@@ -34,6 +36,7 @@ class Request:
     memory_bytes: int
     progress: Progress
     on_step: Callable[[dict], None] | None = None
+    state: PassState | None = None
     notes: list[str] = field(default_factory=list)
     gradients: int = 0  # per-sample gradient evaluations spent so far
 
@@ -111,6 +114,7 @@ def prepare(
     memory: int | str = "1GB",
     progress: Progress | None = None,
     on_step: Callable[[dict], None] | None = None,
+    state: PassState | None = None,
 ) -> Request:
     """Checks everything that can be checked before any computing. Raises InvalidInputError."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
@@ -137,4 +141,5 @@ def prepare(
     return Request(
         model, pad_token(model, tokenizer), chosen, **sets, seed=seed, batch_size=batch_size,
         memory_bytes=parse_memory(memory), progress=progress or NO_PROGRESS, on_step=on_step,
+        state=state,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from .curvature import Curvature, KeptCurvature, RetainCurvature, Vector
 from .guard import guarded_move
 from .monitor import Monitor
 from .request import Request
+from .resume import keep_state, taken_up
 from .settings import at_least, choice, number, optional, whole
 
 __all__ = ["ForgettingSettings", "NewtonSettings", "RemovalSettings", "RetainFreeSettings", "fisher_forgetting",
@@ -128,13 +129,17 @@ def _curvature(request: Request, settings, kept):
 
 
 def _descend(request: Request, settings: RemovalSettings, monitor: Monitor, maker) -> tuple[list[dict], str]:
-    steps = [monitor.look(0)]
-    if monitor.done(steps[0]):
-        return steps, "nothing to do: forgotten already"
+    maker.prepare()
+    steps = taken_up(request) or [monitor.look(0)]
+    if monitor.done(steps[-1]):
+        return steps, "nothing to do: forgotten already" if len(steps) == 1 else f"reached {monitor.target}"
     pull = _pull(settings, monitor)
     with request.progress.task("Newton steps", total=settings.steps, unit="step") as task:
-        for number_ in range(1, settings.steps + 1):
+        task.advance(len(steps) - 1)
+        for number_ in range(len(steps), settings.steps + 1):
             stopped = _newton_step(request, settings, monitor, maker.at(number_, pull), steps)
+            if maker.is_fresh(number_ + 1):
+                keep_state(request, steps)
             task.advance()
             task.note(f"forget accuracy {steps[-1]['forget_accuracy']:.3f}")
             if stopped:

@@ -1,0 +1,192 @@
+"""The production run: what it makes, what it refuses, and that it takes up what was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from fastunlearn.cli.main import main
+from fastunlearn.errors import InvalidInputError, OutputError
+from fastunlearn.evidence import verify
+from fastunlearn.production import run as module
+from fastunlearn.production.config import load_config
+from fastunlearn.production.job import job_of
+from fastunlearn.production.run import check_job, run_job
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def weights(folder) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def job(place):
+    return job_of(load_config(place))
+
+
+def names(place) -> set[str]:
+    return {path.name for path in place.iterdir()}
+
+
+BEFORE = {"fastunlearn.toml", "original", "forget.jsonl", "retain.jsonl", "held_out.jsonl"}
+AFTER = BEFORE | {"after", "evidence", "keys", "salts"}
+
+
+@pytest.fixture
+def stop_at_step(monkeypatch):
+    """``stop_at_step(n)``: an on_step that stops there."""
+
+    def make(number):
+        def on_step(step):
+            if step["step"] == number:
+                raise Killed
+
+        return on_step
+
+    return make
+
+
+def test_a_run_and_its_evidence(place):
+    before = weights(place / "original")
+    outcome = run_job(job(place))
+    assert names(place) == AFTER and weights(place / "original") == before != weights(place / "after")
+    assert not outcome.restarted and len(outcome.account["steps"]) == 4
+    result = verify(place / "evidence", model=place / "after", before=place / "original")
+    assert result.ok, [str(check) for check in result.checks if not check.passed]
+    assert {"report.html", "report.json"} <= names(place / "evidence")
+
+
+def test_dry_run_writes_nothing(place, capsys):
+    assert main(["unlearn", "--config", "fastunlearn.toml", "--dry-run"]) == 0
+    assert names(place) == BEFORE
+    out = capsys.readouterr().out
+    assert "4 " in out.replace("forget records: 4", "4 ") and "nothing was written" in out
+    facts = check_job(job(place))
+    assert (facts["forget records"], facts["retain records"]) == (4, 16)
+
+
+def test_taken_up_after_every_step(place, tmp_path, stop_at_step):
+    run_job(job(place))
+    whole = weights(place / "after")
+    for number in (0, 1, 2, 3):
+        other = tmp_path / f"again-{number}"
+        shutil.copytree(place, other, ignore=shutil.ignore_patterns("after", "evidence", "keys", "salts"))
+        with pytest.raises(Killed):
+            run_job(job(other), on_step=stop_at_step(number))
+        assert "state" in names(other) and "after" not in names(other)
+        seen = []
+        outcome = run_job(job(other), on_step=lambda step, seen=seen: seen.append(step["step"]))
+        assert outcome.restarted and weights(other / "after") == whole and names(other) == AFTER
+        assert seen == list(range(max(0, number), 4)) if number != 1 else seen == [0, 1, 2, 3]
+        assert verify(other / "evidence", model=other / "after").ok
+
+
+@pytest.mark.parametrize("where", ["prove", "remove_state"])
+def test_taken_up_after_the_steps(place, monkeypatch, where):
+    whole = run_job(job(place))
+    before = weights(whole.out)
+    for name in ("after", "evidence", "keys", "salts"):
+        shutil.rmtree(place / name)
+
+    def killed(*_args, **_options):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(module, where, killed)
+        run_job(job(place))
+    assert "state" in names(place) and weights(place / "after") == before
+    done = []
+    outcome = run_job(job(place), on_done=lambda: done.append(True))
+    assert outcome.restarted and names(place) == AFTER and done == [True]
+    assert verify(place / "evidence", model=place / "after").ok and weights(place / "after") == before
+
+
+@pytest.mark.parametrize("name", ["after", "evidence"])
+def test_it_overwrites_nothing(place, name):
+    (place / name).mkdir()
+    (place / name / "mine").write_text("x")
+    with pytest.raises(OutputError, match="there already"):
+        run_job(job(place))
+    assert names(place) == BEFORE | {name} and (place / name / "mine").read_text() == "x"
+
+
+def test_a_model_that_appears_meanwhile_is_not_overwritten(place, stop_at_step):
+    with pytest.raises(Killed):
+        run_job(job(place), on_step=stop_at_step(2))
+    shutil.copytree(place / "original", place / "after")
+    with pytest.raises(OutputError, match="not of this run"):
+        run_job(job(place))
+    assert weights(place / "after") == weights(place / "original")
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [("forget.jsonl", "the forget records"), ("retain.jsonl", "the retain records"), ("steps = 3", "method"),
+     ("threads = 1", "run.threads"), ("model", "model.folder")],
+)  # fmt: skip
+def test_a_state_of_another_run_is_refused(place, stop_at_step, change, word):
+    with pytest.raises(Killed):
+        run_job(job(place), on_step=stop_at_step(2))
+    held = {path.name: path.read_bytes() for path in (place / "state").iterdir()}
+    if change.endswith("jsonl"):
+        lines = (place / change).read_text().splitlines()
+        (place / change).write_text("\n".join(lines[1:]) + "\n")
+    elif change == "model":
+        from fastunlearn.storage import load_model, save_model
+
+        model, tokenizer = load_model(place / "original")
+        model.lm_head.weight.data.add_(1e-3)
+        save_model(model, tokenizer, place / "original", overwrite=True)
+    else:
+        path = place / "fastunlearn.toml"
+        path.write_text(path.read_text().replace(change, change[:-1] + "2"))
+    with pytest.raises(InvalidInputError, match="other data or settings") as caught:
+        run_job(job(place))
+    assert word in str(caught.value)
+    assert {path.name: path.read_bytes() for path in (place / "state").iterdir()} == held
+
+
+def test_a_folder_that_is_no_state_is_left_alone(place):
+    (place / "state").mkdir()
+    (place / "state" / "mine.txt").write_text("x")
+    with pytest.raises(OutputError, match="no state of a run"):
+        run_job(job(place))
+    assert (place / "state" / "mine.txt").read_text() == "x" and names(place) == BEFORE | {"state"}
+
+
+def test_nothing_to_do_makes_nothing(place):
+    path = place / "fastunlearn.toml"
+    path.write_text(path.read_text().replace("target_accuracy = 0.0", "target_accuracy = 1.0").replace("50.0", "0.0"))
+    with pytest.raises(InvalidInputError, match="nothing was changed"):
+        run_job(job(place))
+    assert names(place) == BEFORE
+
+
+def test_methods_without_a_state_start_again(place, stop_at_step):
+    path = place / "fastunlearn.toml"
+    text = path.read_text().replace("[method.settings]\nsteps = 3", (
+        '[method]\nname = "bounded-difference"\n[method.settings]\ngradients = 96\nlearning_rate = 0.01'
+    ))  # fmt: skip
+    path.write_text(text)
+    with pytest.raises(Killed):
+        run_job(job(place), on_step=stop_at_step(1))
+    assert run_job(job(place)).restarted and names(place) == AFTER
+
+
+def test_the_command_line(place, capsys):
+    assert main(["unlearn", "--config", ".", "--quiet"]) == 0
+    assert "Evidence: " in capsys.readouterr().out
+    assert json.loads((place / "after" / "unlearning.json").read_text())["method"] == "fisher-removal"
+    for line, word in (
+        (["--config", ".", "--model", "x"], "leave out --model"),
+        (["--config", ".", "--set", "steps=1"], "leave out --set"),
+        (["--dry-run", "--model", "m", "--forget", "f", "--out", "o"], "--dry-run goes with --config"),
+        (["--model", "m"], "--forget, --out needed"),
+        (["--config", "."], "there already"),
+    ):
+        assert main(["unlearn", *line, "--quiet"]) == 2 and word in capsys.readouterr().err, line
