@@ -18,7 +18,8 @@ p, dd, li { max-width: 46rem; }
 .meta { margin: 0; }
 .verdict { font-size: 1.15rem; line-height: 1.45; border-left: .3rem solid var(--second);
   padding: .1rem 0 .1rem .9rem; margin: 1.2rem 0; max-width: 54rem; }
-.boxes { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: .8rem; margin: 0 0 1.6rem; }
+.boxes { display: grid; gap: .8rem; margin: 0 0 1.6rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .box { border: 1px solid var(--line); border-radius: .4rem; padding: .2rem .9rem .6rem; }
 .box h3 { margin: .6rem 0 .2rem; } .box ul { margin: 0; padding-left: 1.1rem; } .box li { margin: .25rem 0; }
 .card { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--tint); border: 1px solid var(--line);
