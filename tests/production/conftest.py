@@ -12,7 +12,7 @@ from fastunlearn.data import encode, generate_people, train_tokenizer
 from fastunlearn.storage import save_model
 from fastunlearn.training import build_model, train
 
-CONTEXT = 24
+CONTEXT = 48
 TOML = """
 [model]
 folder = "original"

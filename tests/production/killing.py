@@ -59,7 +59,7 @@ def _state(folder: Path) -> dict:
     with Ledger(folder / "requests.sqlite") as ledger:
         requests = [[one.id, one.status, one.evidence, len(ledger.texts(one))] for one in ledger.requests()]
     found = verify(folder / "evidence-0001", model=folder / "after-0001", before=folder / "original")
-    wrong = [str(check) for check in found.checks if not check.passed]
+    wrong = [str(check) for check in found.failures]
     return {"weights": weights, "requests": requests, "wrong": wrong, "left": sorted(p.name for p in folder.iterdir())}
 
 

@@ -76,7 +76,7 @@ def test_two_runs_one_after_the_other(two, capsys):
     assert find_traces([place / "requests.sqlite"], forget[:1]) == [] or retain[0].prompt[-20:] in forget[0].text
     run, outcome, left = run_requests(config)
     assert run.before == "after-0001" and outcome.out == place / "after-0002"
-    assert verify(place / "evidence-0002", model=place / "after-0002", before=place / "after-0001").ok
+    assert verify(place / "evidence-0002", model=place / "after-0002", before=place / "after-0001").passed
     held = json.loads((place / "evidence-0002" / "requests.json").read_text())
     assert [one["id"] for one in held["requests"]] == ["R-3"]
     capsys.readouterr()
