@@ -12,7 +12,7 @@ from fastunlearn.evidence import Trace, find_traces
 from fastunlearn.production.config import check_method
 from fastunlearn.production.dependents import near_duplicates
 from fastunlearn.production.job import Asked, Job, read_set
-from fastunlearn.production.ledger import Ledger, Run
+from fastunlearn.production.ledger import Ledger, Request, Run
 from fastunlearn.production.run import Outcome, run_job
 from fastunlearn.production.schema import Config
 from fastunlearn.production.state import remove_state
@@ -37,19 +37,29 @@ def _current(config: Config, ledger: Ledger) -> str:
     return done[-1].out if done else str(config.place(config.model.folder))
 
 
+def _groups(ledger: Ledger, run: Run) -> list[tuple[list[Request], list[Record]]]:
+    """The run's requests with their records, each once: requests that share a record are one group with one proof."""
+    groups: list[tuple[list[Request], dict[Record, None]]] = []
+    for one in ledger.requests():
+        if one.run == run.number:
+            mine = dict.fromkeys(ledger.texts(one))
+            shared = [group for group in groups if not mine.keys().isdisjoint(group[1])]
+            groups = [group for group in groups if group not in shared]
+            records = {record: None for group in shared for record in group[1]} | mine
+            groups.append((sorted([r for g in shared for r in g[0]] + [one], key=lambda r: r.number), records))
+    return [(requests, list(records)) for requests, records in sorted(groups, key=lambda group: group[0][0].number)]
+
+
 def gather(config: Config, ledger: Ledger, run: Run) -> Gathered:
     """The job of ``run``. The same ledger and files give the same job, so that a killed run can go on.
 
     Raises InvalidInputError: a setting, a file, or a dependent record where requests.dependents is "refuse".
     """
     check_method(config)
-    asked, seen, owner = [], set(), []
-    for one in ledger.requests():
-        if one.run == run.number:
-            records = tuple(dict.fromkeys(record for record in ledger.texts(one) if record not in seen))
-            seen.update(records)
-            owner += [one.number] * len(records)
-            asked.append(Asked(one.id, records, one.received))
+    groups = _groups(ledger, run)
+    asked = [Asked(", ".join(one.id for one in group), tuple(found), group[0].received) for group, found in groups]
+    owner = [group[0].number for group, found in groups for _ in found]
+    seen = {record for one in asked for record in one.records}
     gone = ledger.forgotten()
     retain = [record for record in read_set(config, "retain") if record not in seen and ledger.hash(record) not in gone]
     held_out = [record for record in read_set(config, "held_out") if record not in seen]
@@ -66,10 +76,9 @@ def gather(config: Config, ledger: Ledger, run: Run) -> Gathered:
             )
         retain = [record for record in retain if record not in dependents]
         if how == "forget":
-            numbers = {one.id: one.number for one in ledger.requests()}
             asked = [
-                replace(one, records=(*one.records, *(r for r, n in dependents.items() if n == numbers[one.id])))
-                for one in asked
+                replace(one, records=(*one.records, *(r for r, n in dependents.items() if n == group[0].number)))
+                for one, (group, _) in zip(asked, groups, strict=True)
             ]
         words = "were forgotten with them" if how == "forget" else "were left out of the retained records"
         notes.append(f"{len(dependents)} retained records are near-duplicates of records to forget and {words}.")
