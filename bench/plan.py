@@ -5,8 +5,8 @@
 Each size is a folder with a Llama of random weights and records about invented people. `fastunlearn plan` runs in a
 process of its own, then `fastunlearn unlearn --config` in another, from the same folder; the target is out of reach, so
 that all steps are taken, as the plan assumes. Time is the wall clock of the whole second process, memory its largest
-resident set, disk the largest size of what it added to the folder (looked at every 20 ms) and the size at the end. About
-five minutes.
+resident set, disk the largest size of what it added to the folder (looked at every 20 ms) and the size at the end.
+About five minutes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from pathlib import Path
 
 import torch
 
-from bench.harness import ROOT, write_json
 from fastunlearn.data import generate_people, train_tokenizer
+from fastunlearn.microbench.harness import write_json
 from fastunlearn.storage import save_model
 from fastunlearn.training import build_model
 
+ROOT = Path(__file__).resolve().parents[1]
 GOAL = 1.3
 #: name: width, layers, heads, people, facts each, method, further settings
 SIZES = {

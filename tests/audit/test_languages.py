@@ -41,8 +41,8 @@ def test_no_english_is_left_in_the_japanese_page(document):
     page = report_html(document, "ja")
     assert '<html lang="ja">' in page
     for key, text in words("en").items():
-        flat = [text] if isinstance(text, str) else [p for one in text for p in ([one] if isinstance(one, str) else one)]
-        for part in flat:
+        lines = [text] if isinstance(text, str) else list(text)
+        for part in [part for line in lines for part in ([line] if isinstance(line, str) else line)]:
             if len(part) > 14 and not places(part):
                 assert part not in page, key
 
