@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from fastunlearn.errors import InvalidInputError
 
 from .canonical import canonical, parse, sha256, visible
 from .keys import fingerprint, load_public, signature_holds
 from .layout import DOCUMENTS, FIELDS, LOG, MANIFEST, OPENSSF, PUBLIC_KEY, SIGNATURE, field_digests
 from .log import check_lines
+from .procedure import took_steps
 from .reading import Reading, shortened
 from .result import Check
 from .table import add_up
@@ -185,7 +188,7 @@ def metrics_add_up(reading: Reading) -> Check:
     if not isinstance(table, dict) or not isinstance(after, dict):
         return Check("sums", None, "there are no figures of single records to add up")
     try:
-        wrong = add_up(table, after, found.get("measured_with") or {})
+        wrong = add_up(table, found.get("intervals"), after, found.get("measured_with") or {})
     except InvalidInputError as error:
         return Check("sums", False, f"metrics.json: {error}")
     counts = ", ".join(f"{len(rows['tokens'])} {name}" for name, rows in table.items())
@@ -204,10 +207,23 @@ def changed_weights(reading: Reading) -> Check:
         if sha256(canonical(tensors)) != _inner(models, side, "weights"):
             wrong.append(f"the digest of the weights {side} is not that of its tensors")
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    others = sorted(changed - {str(name) for name in steps["parameters"]})
+    others = sorted(name for name in changed if not _may_change(name, steps))
     if others:
         wrong.append(f"weights changed that were not to: {shortened([visible(name) for name in others])}")
-    if not changed:
-        wrong.append("no weight differs between before and after")
-    return Check("weights", not wrong, shortened(wrong) or f"{len(changed)} of {len(after)} tensors differ before and "
-                 "after, all of them among those that were to change")  # fmt: skip
+    if not changed and took_steps(steps):
+        wrong.append("no weight differs between before and after, though steps were taken")
+    if wrong or changed:
+        return Check("weights", not wrong, shortened(wrong) or f"{len(changed)} of {len(after)} tensors differ before "
+                     "and after, all of them among those that were to change")  # fmt: skip
+    return Check("weights", None, "no weight differs before and after: the procedure took no step, as it says itself")
+
+
+def _may_change(name: str, steps: dict) -> bool:
+    """Whether the procedure may change the weight: it is named, or matches the patterns, or all weights may change. In
+    a file a weight may have another name than in the running model; patterns count for both."""
+    arguments = steps.get("arguments")
+    patterns = arguments.get("parameters") if isinstance(arguments, dict) else []
+    if patterns is None or name in steps["parameters"]:
+        return True
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return isinstance(patterns, list) and any(fnmatchcase(name, one) for one in patterns if isinstance(one, str))

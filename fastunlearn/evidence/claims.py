@@ -17,6 +17,9 @@ _ALWAYS = (
     "That what was forgotten stays so after further training or after quantisation.",
     "That the times are right. They are those of the clock of the machine that ran it.",
 )
+_NO_STEP = (
+    "That anything was changed: the procedure found the records forgotten already, by its measure, and took no step.",
+)
 _NO_REFERENCE = (
     "How near the model is to one trained without the records: no such reference was measured.",
 )
@@ -28,9 +31,10 @@ _NOT_REPEATABLE = (
 )
 
 
-def not_claimed(metrics: Mapping, *, deterministic: bool) -> list[str]:
-    """The sentences that hold for a run with these metrics (``before``, ``after``, ``reference``)."""
-    found = list(_ALWAYS)
+def not_claimed(metrics: Mapping, *, deterministic: bool, stepped: bool) -> list[str]:
+    """The sentences that hold for a run with these metrics (``before``, ``after``, ``reference``). ``stepped``: whether
+    it took a step at all."""
+    found = [*_ALWAYS, *(() if stepped else _NO_STEP)]
     if metrics.get("reference") is None:
         found += _NO_REFERENCE
     if (metrics.get("after") or {}).get("held_out") is None:

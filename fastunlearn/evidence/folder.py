@@ -17,9 +17,9 @@ from .environment import environment
 from .keys import fingerprint, load_private, public_pem, sign
 from .layout import FIELDS, FORMAT, LOG, MANIFEST, OPENSSF, OWN, PUBLIC_KEY, SIGNATURE, field_digests
 from .openssf import sign_folder
-from .procedure import procedure
+from .procedure import procedure, took_steps
 from .run import RunRecord
-from .table import SETS, add_up
+from .table import SETS, add_up, intervals
 from .traces import find_traces
 
 __all__ = ["write_evidence"]
@@ -59,7 +59,7 @@ def _metrics(run: RunRecord) -> dict:
     if missing:
         raise InvalidInputError(f"metrics lacks {', '.join(sorted(missing))}: give what measure() returned")
     if run.table is not None:
-        wrong = add_up(run.table, run.metrics["after"], run.measured_with)
+        wrong = add_up(run.table, None, run.metrics["after"], run.measured_with)
         if wrong:
             raise InvalidInputError(f"table and metrics are not of the same model and records: {wrong[0]}")
     return {
@@ -69,6 +69,7 @@ def _metrics(run: RunRecord) -> dict:
         "reference": run.metrics.get("reference"),
         "measured_with": dict(run.measured_with),
         "table": None if run.table is None else dict(run.table),
+        "intervals": None if run.table is None else intervals(run.table, run.measured_with),
         "attacks": dict(run.attacks),
     }
 
@@ -83,9 +84,13 @@ def _reference(run: RunRecord) -> dict | None:
 
 def _models(run: RunRecord) -> dict:
     found = {"run": run.log.run, "before": model_digest(run.before), "after": model_digest(run.after)}
-    if found["before"]["weights"] == found["after"]["weights"]:
-        raise InvalidInputError("before and after are the same weights: nothing was unlearned; give the right folders")
+    if found["before"]["weights"] == found["after"]["weights"] and took_steps(run.result):
+        raise InvalidInputError("before and after are the same weights, though steps were taken: check the folders")
     return found | {"reference": _reference(run)}
+
+
+def _open_questions(run: RunRecord) -> list[str]:
+    return not_claimed(run.metrics, deterministic=run.deterministic, stepped=took_steps(run.result))
 
 
 def _documents(run: RunRecord) -> dict[str, object]:
@@ -103,7 +108,7 @@ def _documents(run: RunRecord) -> dict[str, object]:
         "environment.json": {"run": run.log.run} | environment(run.threads, deterministic=run.deterministic),
         "not_claimed.json": {
             "run": run.log.run,
-            "not_claimed": [*not_claimed(run.metrics, deterministic=run.deterministic), *run.not_claimed],
+            "not_claimed": [*_open_questions(run), *run.not_claimed],
             "notes": list(run.notes),
         },
     }

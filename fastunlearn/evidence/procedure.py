@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,7 +13,7 @@ from fastunlearn.errors import InvalidInputError
 from .canonical import file_digest
 from .run import RunRecord
 
-__all__ = ["procedure"]
+__all__ = ["procedure", "took_steps"]
 
 _CURVATURE = ("damping", "blocks", "kind", "fisher_samples", "refresh", "noise", "noise_floor")
 _KEPT = ("format", "damping", "samples", "kind", "weights")
@@ -42,6 +43,12 @@ def _guard(steps: list[dict], budget: float | None) -> list[dict]:
             found.append({"step": step.get("step"), "decision": decision, "share": scale, "drift": step.get("kl_probe"),
                           "budget": budget})  # fmt: skip
     return found
+
+
+def took_steps(result: Mapping) -> bool:
+    """Whether a result (or a procedure) has a step beyond the look at the beginning."""
+    steps = result.get("steps")
+    return not isinstance(steps, list) or any(not isinstance(one, dict) or one.get("step") != 0 for one in steps)
 
 
 def procedure(run: RunRecord) -> dict:

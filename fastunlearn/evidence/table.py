@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from fastunlearn.errors import InvalidInputError
 
+from .canonical import visible
+
 if TYPE_CHECKING:
     import torch
 
     from fastunlearn.data.records import Record
 
-__all__ = ["SETS", "add_up", "encoded_sets", "record_table", "rows_of"]
+__all__ = ["SETS", "add_up", "encoded_sets", "intervals", "record_table", "rows_of"]
 
 SETS = ("forget", "retain", "held_out")
 _MOST_RESAMPLES = 1_000_000  # a folder may come from anybody: its check must end
@@ -86,8 +88,35 @@ def _sums(rows: Mapping) -> dict[str, float]:
     }
 
 
-def add_up(table: Mapping, metrics: Mapping, measured_with: Mapping) -> list[str]:
-    """Where ``metrics`` (of the model after) are not what the table adds up to, each in words; [] where all are.
+def _options(measured_with: Mapping) -> dict:
+    """Of the bootstrap. Raises ValueError for so many resamples that a check would not end."""
+    options = {key: measured_with[key] for key in ("level", "resamples", "seed") if key in measured_with}
+    if not 0 < options.get("resamples", 1) <= _MOST_RESAMPLES:
+        raise ValueError("resamples")
+    return options
+
+
+def intervals(table: Mapping, measured_with: Mapping) -> dict[str, dict]:
+    """Bootstrap intervals ``[low, high]`` of ``loss`` and ``accuracy`` of each set, over its records."""
+    import numpy as np
+
+    from fastunlearn.audit.bootstrap import interval
+
+    def ratio(rows):  # of sums over records, as the aggregates are
+        return float(rows[:, 0].sum() / rows[:, 1].sum())
+
+    found: dict[str, dict] = {}
+    for name, rows in table.items():
+        tokens = np.array(rows["tokens"], dtype=np.float64)
+        for key, values in (("loss", -np.array(rows["log_prob"])), ("accuracy", np.array(rows["correct"], float))):
+            one = interval(ratio, np.stack([values, tokens], axis=1), **_options(measured_with))
+            found.setdefault(name, {})[key] = [one.low, one.high]
+    return found
+
+
+def add_up(table: Mapping, stated: Mapping | None, metrics: Mapping, measured_with: Mapping) -> list[str]:
+    """Where ``metrics`` (of the model after) and ``stated`` intervals are not what the table gives, each in words; []
+    where all are.
 
     Checks loss, accuracy and counts of every set in the table, and the membership attack with its interval. Raises
     InvalidInputError for what is no table.
@@ -95,29 +124,35 @@ def add_up(table: Mapping, metrics: Mapping, measured_with: Mapping) -> list[str
     wrong = []
     try:
         for name, rows in table.items():
-            stated = metrics.get(name) or {}
-            for key, found in _sums(rows).items():
-                if key in stated and _far(stated[key], found):
-                    wrong.append(f"{name} {key}: {stated[key]} is stated, the table of records gives {found:.6g}")
+            said = metrics.get(name) or {}
+            pairs = [(f"{name} {key}", said[key], found) for key, found in _sums(rows).items() if key in said]
+            wrong += _differing(pairs)
         if metrics.get("membership") and {"forget", "held_out"} <= table.keys():
             wrong += _membership(table, metrics["membership"], measured_with)
-    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        if stated is not None:
+            wrong += _differing([
+                (f"{name} {key} {end}", stated[name][key][index], value)
+                for name, found in intervals(table, measured_with).items()
+                for key, ends in found.items()
+                for index, (end, value) in enumerate(zip(("low", "high"), ends, strict=True))
+            ])  # fmt: skip
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InvalidInputError(f"the table of records is damaged ({type(error).__name__})") from error
     return wrong
+
+
+def _differing(pairs: list[tuple[str, object, float]]) -> list[str]:
+    return [f"{what}: {visible(said)} is stated, the table of records gives {found:.6g}"
+            for what, said, found in pairs if _far(said, found)]  # fmt: skip
 
 
 def _membership(table: Mapping, stated: Mapping, measured_with: Mapping) -> list[str]:
     from fastunlearn.audit.bootstrap import interval
     from fastunlearn.audit.membership import auc
 
-    options = {key: measured_with[key] for key in ("resamples", "seed") if key in measured_with}
-    if not 0 < options.get("resamples", 1) <= _MOST_RESAMPLES:
-        raise ValueError("resamples")
+    options = _options(measured_with)
     if "level" in stated:
         options["level"] = stated["level"]
     found = interval(auc, _losses(table["forget"]), _losses(table["held_out"]), **options)
-    return [
-        f"membership {key}: {stated[key]} is stated, the table of records gives {value:.6g}"
-        for key, value in (("auc", found.value), ("low", found.low), ("high", found.high))
-        if key in stated and _far(stated[key], value)
-    ]
+    pairs = (("auc", found.value), ("low", found.low), ("high", found.high))
+    return _differing([(f"membership {key}", stated[key], value) for key, value in pairs if key in stated])

@@ -200,12 +200,19 @@ def test_an_owner_who_changes_an_interval_and_signs_again_is_found(evidence, fin
     assert "sums: membership low" in failed(evidence)
 
 
+def test_an_owner_who_narrows_an_interval_and_signs_again_is_found(evidence, finished):
+    edit(evidence, "metrics.json", "intervals", "retain", "loss", 1, value=lambda high: high - 0.01)
+    resign(evidence, finished.key)
+    assert "sums: retain loss high" in failed(evidence)
+
+
 def test_an_owner_who_changes_figures_of_records_is_found_on_the_model(evidence, finished):
     def half(rows):
         return [value / 2 for value in rows]
 
     edit(evidence, "metrics.json", "table", "retain", "log_prob", value=half)
     edit(evidence, "metrics.json", "after", "retain", "loss", value=lambda loss: loss / 2)
+    edit(evidence, "metrics.json", "intervals", "retain", "loss", value=half)
     resign(evidence, finished.key)
     assert verify(evidence).passed
     said = failed(evidence, model=finished.place / "after", records={"retain": finished.run.retain})
@@ -214,6 +221,7 @@ def test_an_owner_who_changes_figures_of_records_is_found_on_the_model(evidence,
 
 def test_weights_that_were_not_to_change_are_found(evidence, finished):
     edit(evidence, "procedure.json", "parameters", value=lambda names: names[:1])
+    edit(evidence, "procedure.json", "arguments", "parameters", value=["*gate*"])
     resign(evidence, finished.key)
     assert "weights changed that were not to" in failed(evidence)
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,8 +106,31 @@ def test_bad_arguments_leave_nothing_behind(run, finished, tmp_path, changes):
 
 
 def test_the_same_weights_before_and_after_are_refused(run, finished, tmp_path):
-    with pytest.raises(InvalidInputError, match="same weights"):
+    with pytest.raises(InvalidInputError, match="same weights, though"):
         write_evidence(tmp_path / "e", dataclasses.replace(run, after=run.before), key=finished.key)
+
+
+def test_a_run_that_found_nothing_to_do_has_evidence_that_says_so(run, finished, tmp_path):
+    shutil.copytree(finished.place / "before", tmp_path / "private" / "same")
+    result = dict(run.result) | {"steps": run.result["steps"][:1], "stopped": "nothing to do: forgotten already"}
+    write_evidence(tmp_path / "e", dataclasses.replace(run, after=tmp_path / "private" / "same", result=result),
+                   key=finished.key)  # fmt: skip
+    found = verify(tmp_path / "e", public_key=finished.public)
+    assert found.passed and found["weights"].passed is None and "took no step" in found["weights"].says
+    assert any("took no step" in sentence for sentence in found.not_proven)
+
+
+def test_intervals_are_those_of_the_records(evidence, finished):
+    """Against resampling written out."""
+    metrics = read(evidence, "metrics.json")
+    rows, options = metrics["table"]["retain"], finished.run.measured_with
+    draw, values = np.random.default_rng(options["seed"]), []
+    for _ in range(options["resamples"]):
+        chosen = draw.integers(4, size=4)
+        values.append(-sum(rows["log_prob"][i] for i in chosen) / sum(rows["tokens"][i] for i in chosen))
+    low, high = np.quantile(values, [0.05, 0.95])
+    assert metrics["intervals"]["retain"]["loss"] == pytest.approx([low, high], rel=1e-12)
+    assert low < metrics["after"]["retain"]["loss"] < high
 
 
 def test_a_table_of_another_model_is_refused(run, finished, tmp_path):
