@@ -12,7 +12,7 @@ from tests.oracles.double_backward import DoubleBackward
 
 @pytest.mark.parametrize(("name", "targets"), [("llama", ["q_proj", "down_proj"]), ("gpt2", ["c_attn"])])
 def test_lora(name, targets):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="needs PEFT: pip install peft")
     config = peft.LoraConfig(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=targets, init_lora_weights=False,
                              fan_in_fan_out=name == "gpt2")  # fmt: skip
     model, batch = peft.get_peft_model(build(name), config).double().eval(), make_batch(padded=True)
