@@ -1,6 +1,7 @@
 # make test   set everything up in .venv, then run every test
 # make demo   set everything up in .venv, then run the demonstration (writes runs/demo/report.html)
 # make setup  the set-up alone;  make peers  the packages that tests and benchmarks compare with, where wanted
+# make integrations  the packages that integrations meet (PEFT, Opacus, kronfluence, ...), and the tests with them
 # make lint   ruff;  make clean  removes what make wrote
 #
 # PYTHON names the interpreter to start from (3.11 or newer). A torch that it already has is used;
@@ -19,7 +20,12 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 PEERS := curvlinops-for-pytorch==3.0.1 hessian-eigenthings==1.0.0a5 pyhessian linear_operator opt-einsum einops einconv \
          jaxtyping backpack-for-pytorch unfoldNd
 
-.PHONY: setup test demo lint clean peers
+# Those that the integration tests meet. The second line comes without dependencies, for the same reason.
+PARTNERS := accelerate peft datasets scipy hydra-core bitsandbytes
+PARTNERS_ALONE := kronfluence opacus curvlinops-for-pytorch==3.0.1 einops einconv opt-einsum jaxtyping \
+                  linear_operator backpack-for-pytorch unfoldNd
+
+.PHONY: setup test demo lint clean peers integrations
 
 setup: $(STAMP)
 
@@ -42,6 +48,11 @@ demo: $(STAMP)
 
 peers: $(STAMP)
 	$(BIN)/python -m pip install --no-deps $(PEERS)
+
+integrations: $(STAMP)
+	$(BIN)/python -m pip install $(PARTNERS)
+	$(BIN)/python -m pip install --no-deps $(PARTNERS_ALONE)
+	$(BIN)/python -m pytest tests/integrations
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

@@ -26,7 +26,6 @@ _HOMES = {
     "jvp": "fastunlearn.operators.first_order",
     "keep_fisher": "fastunlearn.unlearn",
     "per_sample_dot": "fastunlearn.operators.sample_space",
-    "precision": "fastunlearn.ops.linear",
     "sharpness": "fastunlearn.analysis",
     "spectrum": "fastunlearn.analysis",
     "trace": "fastunlearn.analysis",

@@ -18,14 +18,15 @@ def select_parameters(model: nn.Module, patterns: Sequence[str] | str | None = N
     """The parameters whose name matches one of ``patterns`` (shell style: ``*layers.3.*``), in the model's order.
 
     None chooses all that require a gradient. A tied parameter has the first of its names. Integer and other
-    parameters without gradients are never chosen. Raises InvalidInputError for a pattern that matches nothing.
+    parameters without gradients are never chosen. Raises InvalidInputError for a pattern that matches nothing, and
+    for parameters on several devices.
     """
     named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     if patterns is None:
         chosen = {n: p for n, p in named.items() if p.requires_grad}
         if not chosen:
             raise InvalidInputError("parameters: no parameter of the model requires a gradient; name some by pattern")
-        return chosen
+        return _on_one_device(chosen)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
         raise InvalidInputError("parameters is empty: give at least one pattern, or None for all")
@@ -35,12 +36,29 @@ def select_parameters(model: nn.Module, patterns: Sequence[str] | str | None = N
             raise InvalidInputError(
                 f"parameters: pattern {pattern!r} matches no parameter; names look like: {shown}, ..."
             )
-    return {n: p for n, p in named.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)}
+    return _on_one_device(
+        {n: p for n, p in named.items() if any(fnmatch.fnmatchcase(n, pattern) for pattern in patterns)}
+    )
+
+
+def _on_one_device(chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    devices = sorted({str(p.device) for p in chosen.values()})
+    if len(devices) > 1:
+        raise InvalidInputError(
+            f"parameters are on several devices ({', '.join(devices)}), as device_map puts them: load the model on one "
+            "device (device_map={'': 0}), or choose the parameters of one device by pattern"
+        )
+    return chosen
 
 
 def check_finite(named: dict[str, Tensor], what: str = "the model") -> None:
-    """Raises InvalidInputError naming the first tensor that holds NaN or infinity."""
+    """Raises InvalidInputError naming the first tensor that holds NaN or infinity, or no data at all."""
     for name, tensor in named.items():
+        if tensor.is_meta:
+            raise InvalidInputError(
+                f"model: parameter {name!r} of {what} has no data here (device_map offloaded it, or it was never "
+                "loaded): load the model where its weights fit, without offloading"
+            )
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidInputError(
                 f"model: parameter {name!r} of {what} holds NaN or infinity; load a sound checkpoint"

@@ -14,6 +14,7 @@ from fastunlearn.audit.exposure import context_length
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.model_state import check_finite
 from fastunlearn.operators.state import PassState
+from fastunlearn.operators.wrapped import bare_model
 from fastunlearn.progress import Progress
 from fastunlearn.resources import measured
 from fastunlearn.solve import kept_fisher as _kept
@@ -87,12 +88,13 @@ def unlearn(
 ) -> UnlearnResult:
     """Makes ``model`` forget the records of ``forget``, in place.
 
-    ``model``: any causal language model whose output has ``.logits`` (transformers' convention). ``forget``,
-    ``retain``, ``held_out``: records (a path, a list of rows, a dataset), or encoded ones. ``retain``: what must
-    stay; ``held_out``: what the model has never seen, which says when enough is forgotten. ``method``: a name of
-    METHODS; ``options`` are its settings. ``parameters``: shell-style patterns of the weights that may change
-    (default: all that require gradients). ``kept_fisher``: for the retain-free method. ``max_length``: in tokens
-    (default: the model's context); a longer record is an error unless ``truncate``. ``memory``: for kept factors.
+    ``model``: any causal language model whose output has ``.logits`` (transformers' convention), bare, with PEFT's
+    adapters, or as ``Accelerator.prepare`` gives it. ``forget``, ``retain``, ``held_out``: records (a path, a list
+    of rows, a dataset), or encoded ones. ``retain``: what must stay; ``held_out``: what the model has never seen,
+    which says when enough is forgotten. ``method``: a name of METHODS; ``options`` are its settings.
+    ``parameters``: shell-style patterns of the weights that may change (default: all that require gradients).
+    ``kept_fisher``: for the retain-free method. ``max_length``: in tokens (default: the model's context); a longer
+    record is an error unless ``truncate``. ``memory``: for kept factors.
     ``on_step(step)``: called after every step; its time is left out of the result's. ``state``: keeps the weights
     after each step of a method that is ``restartable``; with the state of a run that was killed, and the same
     arguments, model, machine and threads, the result has the bits of an unbroken run.
@@ -106,18 +108,19 @@ def unlearn(
     if state is not None and not chosen.restartable:
         raise InvalidInputError(f"state: {method} cannot be taken up half-way; leave it out, and run it whole")
     watcher = None if on_step is None else _Watcher(on_step)
-    request = prepare(
-        model, tokenizer, forget=forget, retain=retain, held_out=held_out, parameters=parameters, seed=seed,
-        max_length=max_length, truncate=truncate, batch_size=batch_size, memory=memory, progress=progress,
-        on_step=watcher, state=state,
-    )  # fmt: skip
-    _check_retain(chosen, request, settings)
-    kept = _load_kept(chosen, kept_fisher, model)
-    device = next(iter(request.parameters.values())).device
-    with restored_on_failure(model, request.parameters), measured(device) as usage:
-        arguments = (request, settings) if kept is None else (request, settings, kept)
-        steps, stopped = chosen.run(*arguments)
-        check_finite(request.parameters, "the result")
+    with bare_model(model) as inner:
+        request = prepare(
+            inner, tokenizer, forget=forget, retain=retain, held_out=held_out, parameters=parameters, seed=seed,
+            max_length=max_length, truncate=truncate, batch_size=batch_size, memory=memory, progress=progress,
+            on_step=watcher, state=state,
+        )  # fmt: skip
+        _check_retain(chosen, request, settings)
+        kept = _load_kept(chosen, kept_fisher, inner)
+        device = next(iter(request.parameters.values())).device
+        with restored_on_failure(inner, request.parameters), measured(device) as usage:
+            arguments = (request, settings) if kept is None else (request, settings, kept)
+            steps, stopped = chosen.run(*arguments)
+            check_finite(request.parameters, "the result")
     model.eval()
     watched = 0.0 if watcher is None else watcher.seconds
     uses_retain = chosen.uses_retain or getattr(settings, "retain_weight", 0) > 0
@@ -147,6 +150,11 @@ def keep_fisher(
     :func:`fastunlearn.solve.kept_fisher.keep_fisher` (rank, damping, parameters, kind, memory, progress).
     Raises InvalidInputError.
     """
+    with bare_model(model) as inner:
+        return _keep_fisher(inner, tokenizer, data, samples, max_length, truncate, seed, options)
+
+
+def _keep_fisher(model: nn.Module, tokenizer, data, samples, max_length, truncate, seed: int, options) -> KeptFisher:
     check_finite(dict(model.named_parameters()))
     limit = context_length(model) if max_length is None else max_length
     encoded = encode_set(data, tokenizer, max_length=limit, truncate=truncate, name="data")

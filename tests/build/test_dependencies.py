@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 #: Where the package's name is not that of what it installs.
-DISTRIBUTIONS = {"curvlinops": "curvlinops_for_pytorch"}
+DISTRIBUTIONS = {"curvlinops": "curvlinops_for_pytorch", "hydra": "hydra_core"}
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -43,7 +43,7 @@ def imported(folder: str) -> dict[str, str]:
         ("fastunlearn", list(PROJECT["optional-dependencies"])),
         ("bench", ["bench", "gpu", "test"]),  # its cases run under pytest-benchmark
         ("examples", ["bench"]),  # those on other tools need these tools
-        ("tests", ["test", "bench"]),  # tests with other tools skip where these are not installed
+        ("tests", ["test", "bench", "integrations"]),  # tests with other tools skip where these are not installed
     ],
 )
 def test_what_is_imported_is_declared(folder, extras):
