@@ -33,6 +33,8 @@ _HOMES = {
     "weighted_gradient": "fastunlearn.operators.sample_space",
 }
 
+#: Subpackages that are imported when they are first used.
+_PACKAGES = ("audit",)
 __all__ = list(_HOMES)
 
 
@@ -45,10 +47,12 @@ class _Package(types.ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*self.__dict__, *_HOMES})
+        return sorted({*self.__dict__, *_HOMES, *_PACKAGES})
 
 
 def __getattr__(name: str) -> object:
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -68,6 +68,13 @@ def test_functions_win_over_submodules_of_the_same_name(order):
     assert _python(script) == "function function True\n"
 
 
+def test_subpackages_are_reached_without_an_import_of_their_own():
+    found = "len(fu.audit.metrics.METRICS) > 20, 'relearn' in fu.audit.attacks.ATTACKS"
+    assert _python(f"import fastunlearn as fu; print({found})") == "True True\n"
+    with pytest.raises(AttributeError, match="has no attribute 'metric'"):
+        fu.audit.metric  # noqa: B018
+
+
 def test_every_public_name_is_there():
     assert set(fu.__all__) <= set(dir(fu))
     for name in fu.__all__:

@@ -55,6 +55,15 @@ EN: dict = {
     "card_membership": "- Membership test by loss: AUC {auc} ({low} to {high})",
     "card_limit": "- Not claimed: that no trace is left. Predictions were compared, on the records given; stronger "
     "attacks may find more.",
+    # further metrics and attacks
+    "more_metrics": "Further metrics",
+    "more_metrics_note": "With 95 % intervals over the records. On forgotten records the aim is the retrained model's "
+    "value, no lower and no higher. What each one is: docs/metrics.md.",
+    "attacks": "Attacks",
+    "attacks_note": "Before → after the attack, and what came back with its 95 % interval. What counts is what comes "
+    "back beyond the retrained model. What each one does: docs/attacks.md.",
+    "column_metric": "metric and records",
+    "column_attack": "attack and measure",
     # details of each run
     "original": "original",
     "retrained": "retrained",

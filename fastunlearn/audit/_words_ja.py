@@ -64,6 +64,19 @@ JA: dict = {
         "- 痕跡が残っていないことを主張するものではありません。与えられた記録に対する予測を比較したもので、"
         "より強い攻撃では痕跡が見つかる可能性があります。"
     ),
+    # further metrics and attacks
+    "more_metrics": "その他の指標",
+    "more_metrics_note": (
+        "範囲は記録についての 95 % 信頼区間です。消去した記録では、再学習モデルの値に近いことが目標であり、"
+        "それより高くても低くても望ましくありません。各指標の定義: docs/metrics.md"
+    ),
+    "attacks": "攻撃",
+    "attacks_note": (
+        "攻撃の前 → 後の値と、回復した量（95 % 信頼区間）です。再学習モデルの回復量を超える分が、"
+        "残っていた記憶に当たります。各攻撃の内容: docs/attacks.md"
+    ),
+    "column_metric": "指標と記録",
+    "column_attack": "攻撃と尺度",
     # details of each run
     "original": "元のモデル",
     "retrained": "再学習モデル",

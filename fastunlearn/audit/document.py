@@ -39,6 +39,22 @@ _METRICS = fields(
         "membership": optional(fields({"auc": _SHARE, "low": _SHARE, "high": _SHARE})),
     }
 )
+_ESTIMATE = fields({"value": number(null=True), "low": number(null=True), "high": number(null=True)})
+_SIDE = fields({"before": _ESTIMATE, "after": _ESTIMATE, "regained": _ESTIMATE})
+_MEASURE = fields(
+    {
+        "model": _SIDE,
+        "reference": optional(_SIDE),
+        "excess": optional(_ESTIMATE),
+        "ratio": optional(_ESTIMATE),
+        "after_ratio": optional(_ESTIMATE),
+    }
+)
+#: What evaluate_metrics and run_attacks give; an entry may hold them.
+_FURTHER = {
+    "more_metrics": each_value(each_value(_ESTIMATE)),
+    "attacks": each_value(fields({"measures": each_value(_MEASURE), "records": number(1, whole=True)})),
+}
 _ENTRY = fields(
     {
         "label": text,
@@ -57,7 +73,7 @@ _ENTRY = fields(
         "steps": list_of(fields({}, _POINT)),
         "frontier": list_of(fields({}, _POINT)),
     },
-    {"first_order": boolean},
+    {"first_order": boolean, **_FURTHER},
 )
 _FREE = each_value(json_ready)
 _DOCUMENT = fields(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fastunlearn.audit._decision import decision, model_card
+from fastunlearn.audit._further import attack_table, metric_table
 from fastunlearn.audit._markup import Element, add, make, write
 from fastunlearn.audit._style import STYLE
 from fastunlearn.audit._table import bytes_text, count_text, result_table, seconds_text
@@ -134,6 +135,10 @@ def _section(heading: str, *children: Element | None) -> Element:
     return make("section", make("h2", heading), *children)
 
 
+def _further(name: str, table: Element | None, w: Mapping) -> Element | None:
+    return None if table is None else _section(w[name], table, make("p", w[f"{name}_note"], class_="note"))
+
+
 def report_html(document: dict, lang: str = "en") -> str:
     """The page for ``document`` (see :func:`fastunlearn.audit.document.build_document`), as text. ``lang``: "en" or
     "ja", of all words but those that the document brings (titles, notes, names of settings).
@@ -161,6 +166,8 @@ def report_html(document: dict, lang: str = "en") -> str:
             result_table(document, verdict, w),
             make("p", w["table"], class_="note"),
         ),
+        _further("more_metrics", metric_table(document, verdict, w), w),
+        _further("attacks", attack_table(document, verdict, w), w),
         notes,
         _section(w["what_was_run"], _pairs(document["settings"], w), *_runs(document, verdict, w)),
         _section(w["data"], _pairs(document["data"], w)),

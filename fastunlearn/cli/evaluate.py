@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from fastunlearn.cli._further import Further, add_further, further_lines, further_sets
 from fastunlearn.cli._options import (
     add_device,
     add_lang,
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retain", required=True, metavar="R", help="records that the model must keep")
     parser.add_argument("--held-out", metavar="H", help="records that the models have never seen")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the report")
+    add_further(parser)
     add_seed(parser)
     add_length(parser)
     add_device(parser)
@@ -88,8 +90,10 @@ class _Evaluation:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        paths = {"forget": args.forget, "retain": args.retain, "held_out": args.held_out}
-        self.records = {name: read_records(path) for name, path in paths.items() if path is not None}
+        paths = {"forget": args.forget, "retain": args.retain, "held_out": args.held_out, **further_sets(args)}
+        paths = {name: path for name, path in paths.items() if path is not None}
+        self.records = {name: read_records(path) for name, path in paths.items()}
+        self._further = Further(args, paths)
         self._tokens: dict[str, list] | None = None
         self._reference = None
         self.model: dict = {}
@@ -125,14 +129,15 @@ class _Evaluation:
         samples = self._samples(model, tokenizer, folder)
         if is_reference:
             self._reference = model  # stays in memory: smaller than its log-probabilities of all tokens
+        shown = {name: samples[name] for name in ("forget", "retain", "held_out") if name in samples}
         metrics = measure(
-            model, **samples, reference=self._reference, tokenizer=tokenizer,
+            model, **shown, reference=self._reference, tokenizer=tokenizer,
             pad_token_id=pad_token_id(tokenizer), seed=self._args.seed,
         )  # fmt: skip
         made = entry(label, metrics, **{name: cost[name] for name in _COST if name in cost})
         if "method" in cost:
             made["first_order"] = cost["method"] in FIRST_ORDER
-        return made
+        return made | self._further.of(model, tokenizer, samples, is_reference=is_reference)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -164,4 +169,6 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed, data=counts, model=evaluation.model,
     )  # fmt: skip
     write_report(document, args.out, lang=args.lang)
+    for line in further_lines(document):
+        print(line)
     print(f"Report: {Path(args.out) / 'report.html'}")

@@ -141,3 +141,34 @@ def test_verdict_without_rivals_or_reference(document):
 def test_verdict_with_a_kl_of_zero_divides_by_nothing(document):
     verdict = judge(change(document, "methods/newton/kl_retain", 0.0))
     assert verdict.ranking[0] == "newton" and "before the best first-order method" in verdict.text
+
+
+def further(value: float = 0.25) -> dict:
+    """An entry's further parts, as evaluate_metrics and run_attacks give them."""
+    one = {"value": value, "low": value - 0.125, "high": value + 0.125}
+    none = {"value": None, "low": None, "high": None}
+    side = {"before": one, "after": one, "regained": none}
+    measure = {"model": side, "reference": side, "excess": one, "ratio": none, "after_ratio": one}
+    attack = {"measures": {"accuracy": measure}, "records": 3, "settings": {"steps": 4}, "facts": {}}
+    return {"more_metrics": {"kl": {"retain": one, "fresh": none}}, "attacks": {"relearn": attack}}
+
+
+def test_further_metrics_and_attacks_are_checked_and_shown(document):
+    from fastunlearn.audit.html import report_html
+
+    for language in ("en", "ja"):
+        assert "relearn" not in report_html(document, language)
+    for item in (document["original"], *document["methods"].values()):
+        item |= further()
+    validate(json.loads(json.dumps(document)))
+    for language in ("en", "ja"):
+        page = report_html(document, language)
+        assert page.count(">0.25<") >= len(document["methods"]) and "0.125–0.375" in page
+        assert "0.25 → 0.25" in page and "fresh" in page
+    for place, value, message in (
+        ("methods/npo/more_metrics/kl/retain/value", "high", r"kl\.retain\.value must be a finite number"),
+        ("methods/npo/attacks/relearn/records", 0, r"relearn\.records=0"),
+        ("methods/npo/attacks/relearn/measures/accuracy/model", {}, "lacks before, after, regained"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            validate(change(document, place, value))
