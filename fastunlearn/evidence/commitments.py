@@ -85,11 +85,19 @@ class Salts:
 
 
 def match(records: Sequence[Record], hashes: Sequence[str], salts: Sequence[bytes | None]) -> list[int | None]:
-    """For each record the place of the hash that is its own, None where none is. ``salts`` belong to ``hashes``."""
+    """For each record the place of the hash that is its own, None where none is; a record that is there twice has two
+    places. ``salts`` belong to ``hashes``. Raises InvalidInputError where they do not fit."""
     if len(hashes) != len(salts):
         raise InvalidInputError(f"{len(salts)} salts do not fit {len(hashes)} hashes: they are of another run")
-    return [
-        next((place for place, (one, salt) in enumerate(zip(hashes, salts, strict=True))
-              if salt is not None and record_hash(record, salt) == one), None)
-        for record in records
-    ]  # fmt: skip
+    free = dict(enumerate(zip(hashes, salts, strict=True)))
+    found = []
+    for number, record in enumerate(records):
+        first = [number] if number in free else []  # most often they are in order
+        place = next((one for one in (*first, *free) if _is(record, *free[one])), None)
+        free.pop(place, None)
+        found.append(place)
+    return found
+
+
+def _is(record: Record, hashed: str, salt: bytes | None) -> bool:
+    return salt is not None and record_hash(record, salt) == hashed

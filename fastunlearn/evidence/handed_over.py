@@ -55,17 +55,21 @@ def _differing(stated: dict, found: dict) -> str:
                      for names, what in found_names if names)  # fmt: skip
 
 
-def records(reading: Reading, given: Mapping[str, Sequence[Record]], path: str | Path) -> Check:
+def records(
+    reading: Reading, given: Mapping[str, Sequence[Record]], path: str | Path
+) -> tuple[Check, dict[int, Record]]:
     """Whether the records are those of the requests, and the other sets those that were used, by the salts in the file
-    ``path``. Raises InvalidInputError for what is no file of salts."""
-    salts = Salts.read(path)
+    ``path``; and those of ``forget`` that are, by their place in the run. Raises InvalidInputError for what is no file
+    of salts."""
+    salts, places = Salts.read(path), {}
     try:
-        return _records(reading.document("requests.json"), given, salts)
+        check = _records(reading.document("requests.json"), given, salts, places)
     except (FastUnlearnError, KeyError, TypeError, AttributeError) as error:
-        return Check("records", False, f"requests.json does not fit the records: {visible(error)}")
+        check = Check("records", False, f"requests.json does not fit the records: {visible(error)}")
+    return check, dict(sorted(places.items()))
 
 
-def _records(about: dict, given: Mapping[str, Sequence[Record]], salts: Salts) -> Check:
+def _records(about: dict, given: Mapping[str, Sequence[Record]], salts: Salts, places: dict[int, Record]) -> Check:
     wrong, good = [], []
     if salts.run != about.get("run"):
         return Check("records", False, "the salts are those of another run")
@@ -73,6 +77,7 @@ def _records(about: dict, given: Mapping[str, Sequence[Record]], salts: Salts) -
     if given.get("forget"):
         found = match(given["forget"], [one for _, one in owners], salts.forget)
         strangers = [number for number, place in enumerate(found, 1) if place is None]
+        places.update((place, one) for place, one in zip(found, given["forget"], strict=True) if place is not None)
         if strangers:
             wrong.append(f"records {', '.join(map(str, strangers[:8]))} of forget are in no request of this run")
         hit = sorted({owners[place][0] for place in found if place is not None})

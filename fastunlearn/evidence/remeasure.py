@@ -44,11 +44,13 @@ def _draw(count: int, sample: int | None, seed: int, name: str) -> list[int]:
 
 
 def metrics(
-    reading: Reading, folder: str | Path, given: Mapping[str, Sequence[Record]], *, sample: int | None, seed: int,
+    reading: Reading, folder: str | Path, given: Mapping[str, Sequence[Record]],
+    places: Mapping[str, Sequence[int]], *, sample: int | None, seed: int,
     reference: str | Path | None = None, device: str = "cpu", trust_remote_code: bool = False,
 ) -> Check:  # fmt: skip
     """Measures ``sample`` records of each given set again and compares them with the folder's figures. None: all
-    records, and the aggregates too; with ``reference`` (a folder) the KL to that model."""
+    records, and the aggregates of whole sets; with ``reference`` (a folder) the KL to that model. ``places``: where a
+    set's records stand in the run; a set without them must be whole and in order."""
     found = reading.document("metrics.json")
     table, options = found.get("table"), found.get("measured_with") or {}
     if not isinstance(table, dict):
@@ -63,7 +65,7 @@ def metrics(
         network, tokenizer = load_model(folder, **trust)
         other = None if reference is None or sample is not None else load_model(reference, **trust)[0]
         again = _Again(network, tokenizer, options, sets, _tolerance(folder))
-        wrong, what = again.rows(table, sample, seed)
+        wrong, what = again.rows(table, places, sample, seed)
         if sample is None and not wrong:
             wrong, more = again.aggregates(found.get("after") or {}, other)
             what += more
@@ -84,33 +86,37 @@ class _Again:
         encoding = {key: options[key] for key in ("max_length", "truncate") if key in options}
         self._encoded = encoded_sets(network, tokenizer, sets, **encoding)
         self._pad = pad_token(network, tokenizer)
+        self._whole: dict[str, list] = {}  # the sets of which every record was given
 
-    def rows(self, table: Mapping, sample: int | None, seed: int) -> tuple[list[str], str]:
+    def rows(self, table: Mapping, places: Mapping, sample: int | None, seed: int) -> tuple[list[str], str]:
         """What is wrong with the figures of single records, and which were looked at."""
         wrong, counts = [], []
         for name, samples in self._encoded.items():
             rows = table[name]
-            if len(samples) != len(rows["tokens"]):
+            whole = len(samples) == len(rows["tokens"])
+            if not whole and name not in places:
                 wrong.append(f"{len(samples)} {name} records were given, there are figures of {len(rows['tokens'])}")
                 continue
-            places = _draw(len(samples), sample, seed, name)
-            again = rows_of(self._network, [samples[i] for i in places], pad_token_id=self._pad,
+            of_run = places.get(name, range(len(samples)))
+            self._whole.update({name: samples} if whole else {})
+            drawn = _draw(len(samples), sample, seed, name)
+            again = rows_of(self._network, [samples[i] for i in drawn], pad_token_id=self._pad,
                             batch_size=self._options.get("batch_size", 64))  # fmt: skip
-            counts.append(f"{len(places)} of {len(samples)} {name}")
-            for index, place in enumerate(places):
-                stated, found = ({key: one[key][at] for key in again} for one, at in ((rows, place), (again, index)))
-                wrong += _row(name, place, stated, found, self._limit)
+            counts.append(f"{len(drawn)} of {len(rows['tokens'])} {name}")
+            for index, one in enumerate(drawn):
+                stated = {key: rows[key][of_run[one]] for key in again}
+                wrong += _row(name, of_run[one], stated, {key: again[key][index] for key in again}, self._limit)
         return wrong, f"{', '.join(counts)} records (drawn by seed {seed}): loss and accuracy of each"
 
     def aggregates(self, stated: Mapping, reference) -> tuple[list[str], str]:
         """What is wrong with the aggregates of the sets that were given, and which were looked at."""
         from fastunlearn.audit.measure import measure
 
-        if "forget" not in self._encoded:
+        if "forget" not in self._whole:
             return [], ""
         wanted = ("batch_size", "level", "resamples", "seed")
         options = {key: self._options[key] for key in wanted if key in self._options}
-        found = measure(self._network, **self._encoded, reference=reference, pad_token_id=self._pad, **options)
+        found = measure(self._network, **self._whole, reference=reference, pad_token_id=self._pad, **options)
         wrong, looked = [], []
         for name in (*SETS, *(f"kl_{name}" for name in SETS), "membership"):
             if found[name] is None or stated.get(name) is None:

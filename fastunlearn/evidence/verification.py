@@ -78,11 +78,16 @@ def verify(
     for side, place in (("after", model), ("before", before), ("reference", reference)):
         if place is not None:
             result.checks.append(handed_over.model(reading, place, side))
+    places = None
     if salts is not None:
-        result.checks.append(handed_over.records(reading, given, salts))
+        check, places = handed_over.records(reading, given, salts)
+        result.checks.append(check)
+        if given.get("forget"):
+            given["forget"] = list(places.values())  # in the order of the run, whatever order they came in
     if model is not None and given:
-        place = {"reference": reference, "device": device, "trust_remote_code": trust_remote_code}
-        result.checks.append(remeasure.metrics(reading, model, given, sample=sample, seed=seed, **place))
+        options = {"reference": reference, "device": device, "trust_remote_code": trust_remote_code}
+        known = {} if places is None else {"forget": list(places)}
+        result.checks.append(remeasure.metrics(reading, model, given, known, sample=sample, seed=seed, **options))
     if recompute:
         result.checks.append(
             _recompute(reading, before, given, model, kept_fisher, tolerance, device, trust_remote_code, progress)

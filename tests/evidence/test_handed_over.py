@@ -20,7 +20,7 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.evidence import environment as environment_module
 from fastunlearn.evidence import recompute as recompute_module
 from fastunlearn.evidence import remeasure, verify
-from fastunlearn.evidence.commitments import Salts, record_hash
+from fastunlearn.evidence.commitments import Salts, match, record_hash
 from fastunlearn.evidence.digests import model_digest
 from tests.evidence.forging import edit, resign
 from tests.evidence.small_run import RECORDS
@@ -90,6 +90,24 @@ def test_salts_of_another_run_or_garbage_are_told(evidence, hands, tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InvalidInputError, match="no file of salts"):
         verify(evidence, salts=tmp_path / "bad.json", records=RECORDS)
+
+
+def test_with_salts_records_may_come_in_any_order_and_in_part(evidence, hands):
+    hands["records"] = RECORDS | {"forget": RECORDS["forget"][::-1]}
+    found = verify(evidence, **hands, recompute=True, sample=None)
+    assert found.passed and found["update"].passed and found["metrics"].passed, found.text()
+    hands["records"] = {"forget": RECORDS["forget"][2:]}
+    found = verify(evidence, **hands, sample=None)
+    assert found.passed and "1 of 3 forget" in found["metrics"].says, found.text()
+    del hands["salts"]
+    assert "1 forget records were given, there are figures of 3" in verify(evidence, **hands)["metrics"].says
+
+
+def test_a_record_that_is_there_twice_has_two_places():
+    record, salts = RECORDS["forget"][0], [b"a" * 32, b"b" * 32]
+    hashes = [record_hash(record, salt) for salt in salts]
+    assert match([record, record, record], hashes, salts) == [0, 1, None]
+    assert match([record], hashes[::-1], salts[::-1]) == [0]
 
 
 def test_retained_records_in_another_order_are_told(evidence, hands):
