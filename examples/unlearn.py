@@ -38,7 +38,7 @@ def new_model(tokenizer, seed: int) -> LlamaForCausalLM:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    needs_no_file = [name for name, method in fu.METHODS.items() if not method.uses_kept]
+    needs_no_file = [name for name, method in fu.methods.items() if not method.uses_kept]
     parser.add_argument("--method", default="fisher-removal", choices=needs_no_file)
     parser.add_argument("--report", metavar="FOLDER", help="also write report.json and report.html there")
     options = parser.parse_args()
@@ -86,7 +86,7 @@ def main() -> None:
 
     # 4. The same as a page, if asked for.
     if options.report:
-        label = fu.METHODS[options.method].label
+        label = fu.methods[options.method].label
         document = build_document(
             title="A small example", seed=options.seed, original=entry("original", before, uses_retain=True),
             reference=entry("retrained", wanted, uses_retain=True),

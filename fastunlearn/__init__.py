@@ -6,10 +6,9 @@ import types
 
 __version__ = "0.1.0"
 
-# Where each public name lives. A name's module is imported when the name is first used: PyTorch and transformers
-# take seconds, and ``fastunlearn --help`` needs neither.
+# Where each public name lives (after a colon: under which other name). A name's module is imported when the name is
+# first used: PyTorch and transformers take seconds, and ``fastunlearn --help`` needs neither.
 _HOMES = {
-    "METHODS": "fastunlearn.unlearn",
     "FastUnlearnError": "fastunlearn.errors",
     "Fisher": "fastunlearn.operators.fisher",
     "GGN": "fastunlearn.operators.ggn",
@@ -25,6 +24,7 @@ _HOMES = {
     "info": "fastunlearn.info",
     "jvp": "fastunlearn.operators.first_order",
     "keep_fisher": "fastunlearn.unlearn",
+    "methods": "fastunlearn.unlearn:METHODS",
     "per_sample_dot": "fastunlearn.operators.sample_space",
     "sharpness": "fastunlearn.analysis",
     "spectrum": "fastunlearn.analysis",
@@ -55,7 +55,8 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    home, _, other = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(home), other or name)
     globals()[name] = value
     return value
 

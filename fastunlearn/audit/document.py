@@ -14,8 +14,11 @@ SCHEMA = 1
 #: The built-in methods that use gradients alone; every other one uses curvature. An entry may say otherwise
 #: for itself with "first_order": true or false.
 FIRST_ORDER = frozenset(
-    {"gradient-ascent", "gradient-difference", "npo", "npo-retain", "bounded-ascent", "bounded-difference", "finetune"}
-)
+    {
+        "gradient-ascent", "gradient-difference", "npo", "npo-retain", "simnpo", "bounded-ascent", "bounded-difference",
+        "kl-ascent", "rmu", "finetune",
+    }
+)  # fmt: skip
 
 _SHARE = number(0, 1)
 _MAYBE_SHARE = number(0, 1, null=True)

@@ -22,6 +22,7 @@ from fastunlearn.cli import (
     plan,
     report,
     requests,
+    sweep,
     train,
     unlearn,
     verify,
@@ -32,7 +33,7 @@ __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "main"]
 
 #: Each has NAME, HELP, ``configure(parser)`` and ``run(args)``, which may return an exit status.
 COMMANDS = (
-    info, methods, train, unlearn, evaluate, keep_fisher, report, demo, new, plan, pilot, requests, keygen, verify,
+    info, methods, train, unlearn, evaluate, keep_fisher, report, sweep, demo, new, plan, pilot, requests, keygen, verify,
     bench,
 )  # fmt: skip
 EXIT_ERROR = 2  # as argparse for a wrong command line

@@ -16,7 +16,8 @@ from fastunlearn.data._facts import ACCESS_CODE, FACTS, FIRST_NAMES, SYLLABLES
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["MAX_CANARY_DIGITS", "MAX_FACTS", "MAX_PEOPLE", "Canary", "PeopleData", "generate_people"]
+__all__ = ["MAX_CANARY_DIGITS", "MAX_FACTS", "MAX_PEOPLE", "Canary", "PeopleData", "generate_people",
+           "make_names"]  # fmt: skip
 
 MAX_FACTS = len(FACTS)
 #: Two-syllable last names: a third of all there are, so that drawing a new one stays quick.
@@ -75,7 +76,7 @@ def _pick(stream: random.Random, choices: Sequence[T]) -> T:
     return choices[int(stream.random() * len(choices))]
 
 
-def _names(stream: random.Random, count: int) -> list[str]:
+def make_names(stream: random.Random, count: int) -> list[str]:
     """``count`` full names, no two with the same last name, no last name a word that is used elsewhere."""
     taken = set(FIRST_NAMES).union(*(fact.values for fact in FACTS))
     taken.update(word for fact in FACTS for prompt in fact.prompts for word in prompt.split())
@@ -147,7 +148,7 @@ def generate_people(
 
     # One stream for each part (a string seed is hashed with SHA-512, the same in every process).
     streams = {part: random.Random(f"{seed} {part}") for part in ("names", "facts", "held out", "canaries")}
-    names = _names(streams["names"], people + held_out_people)
+    names = make_names(streams["names"], people + held_out_people)
     known, unseen = names[:people], names[people:]
     records = _records(streams["facts"], known, facts)
     candidates = [

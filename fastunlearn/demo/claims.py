@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fastunlearn.audit.document import is_first_order
-
-from .contest import TOLERANCE
+from fastunlearn.evaluation.contest import TOLERANCE
 
 __all__ = ["claims", "sentences"]
 

@@ -6,13 +6,13 @@ import os
 
 from fastunlearn.audit.document import build_document
 from fastunlearn.audit.html import write_report
+from fastunlearn.evaluation.contest import TOLERANCE, Contest
 from fastunlearn.progress import NO_PROGRESS, Progress
 from fastunlearn.unlearn import METHODS
-from fastunlearn.unlearn.tuning import GRIDS
 
 from .claims import claims, sentences
-from .contest import TOLERANCE, Contest
-from .subject import Subject, make_subject
+from .grids import GRIDS
+from .subject import PeopleSubject, make_subject
 
 __all__ = ["compare", "run_demo"]
 
@@ -23,6 +23,7 @@ SHARES = {
     "gradient-ascent": 2, "npo": 4, "bounded-ascent": 2, "gradient-difference": 10, "npo-retain": 10,
     "bounded-difference": 8, "finetune": 5,
 }  # fmt: skip
+SHOWN = tuple(name for name in SHARES if name != "models")  # the demonstration's methods, in the order they run
 
 NOTES = (
     "First-order methods were tuned: each had the trials listed in its settings, every trial with as many gradient "
@@ -37,14 +38,17 @@ NOTES = (
 )
 
 
-def compare(subject: Subject, *, seed: int = 0, progress: Progress | None = None, advance=lambda part: None) -> dict:
+def compare(
+    subject: PeopleSubject, *, seed: int = 0, progress: Progress | None = None, advance=lambda part: None
+) -> dict:
     """All methods on ``subject``; the report document. First-order methods get as many gradient evaluations as
     Fisher Removal took. ``advance(part)`` is called after each method, by its name."""
     contest = Contest(subject, seed=seed, progress=progress)
     budget = 0
-    for name, method in METHODS.items():
+    for name in SHOWN:
+        method = METHODS[name]
         if method.first_order:
-            contest.run_tuned(name, budget)
+            contest.run_tuned(name, budget, GRIDS[name])
         elif method.uses_kept:
             contest.run_retain_free(name, **RETAIN_FREE)
         else:
@@ -80,7 +84,7 @@ def run_demo(
     ``subject``: sizes, passed on to make_subject. Returns the report document. Raises InvalidInputError and
     OutputError.
     """
-    assert set(SHARES) == {"models", *METHODS} and set(GRIDS) <= set(METHODS)
+    assert {*SHOWN, *GRIDS} <= set(METHODS)
     progress = progress or NO_PROGRESS
     with progress.group("Demo", total=sum(SHARES.values()), unit="%") as whole:
         made = make_subject(seed, progress=progress, **subject)

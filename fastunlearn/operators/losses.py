@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["TokenLoss", "log_odds", "negative_log_likelihood", "softplus_log_odds"]
+__all__ = ["TokenLoss", "log_likelihood", "log_odds", "negative_log_likelihood", "softplus_log_odds"]
 
 TokenLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -20,6 +20,11 @@ TokenLoss = Callable[[Tensor, Tensor], Tensor]
 def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
     """``-log p(target)`` in nats: the loss that language models are trained with."""
     return F.cross_entropy(logits, targets, reduction="none")
+
+
+def log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
+    """``log p(target)`` in nats, for steps that lower it."""
+    return -negative_log_likelihood(logits, targets)
 
 
 def log_odds(logits: Tensor, targets: Tensor) -> Tensor:

@@ -68,12 +68,18 @@ class KeptFisher:
         Raises NotPositiveDefiniteError where they cannot have been part of it.
         """
         products = forget.dot(self.vectors)
-        core = self.core - products.T @ products
+        return self.remove_matrix(products.T @ products, len(forget))
+
+    def remove_matrix(self, inside: Tensor, count: int) -> KeptFisher:
+        """The Fisher without ``count`` records whose part of ``m F`` is ``inside`` (r, r) float64, seen in the span of
+        U. Directions in which less than nothing would be left, though not less than the damping makes up for, count
+        as without curvature from then on. Raises NotPositiveDefiniteError as :meth:`remove`."""
+        core = self.core - inside
         smallest = torch.linalg.eigvalsh(core).min().item()
-        left = self.samples - len(forget)
+        left = self.samples - count
         if left < 1 or smallest + left * self.damping <= 0:
             raise NotPositiveDefiniteError(
-                f"the Fisher without these {len(forget)} records is not positive definite (smallest eigenvalue "
+                f"the Fisher without these {count} records is not positive definite (smallest eigenvalue "
                 f"{smallest + left * self.damping:.3g}): they were not part of the kept Fisher, or it was kept at "
                 "other weights; keep it again from the data that the model was trained on, or give retain data"
             )

@@ -45,12 +45,13 @@ class KFAC:
                 self._moments[name] = torch.cat(parts).view(self._shapes[name]) / m
 
     def _add_linear(self, name: str, source: LinearSource, m: int, room: int) -> None:
-        rows, columns = (source.x, source.g) if source.transposed else (source.g, source.x)
+        wide = torch.promote_types(source.g.dtype, torch.float32)  # eigenvectors of two digits would be none
+        x, g = source.x.to(wide), source.g.to(wide)
+        rows, columns = (x, g) if source.transposed else (g, x)
         tokens = max(1, len(source.x))
         halves = []
         for part, count in ((rows, tokens if source.transposed else m), (columns, m if source.transposed else tokens)):
-            wide = part.double()
-            halves.append(torch.linalg.eigh(wide.T @ wide / count))
+            halves.append(torch.linalg.eigh(part.double().T @ part.double() / count))
         (s_left, left), (s_right, right) = halves
         self._bases[name] = left.to(rows), right.to(rows)
         if not self.corrected:

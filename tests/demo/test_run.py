@@ -8,14 +8,13 @@ import json
 import pytest
 
 from fastunlearn.audit.document import validate
-from fastunlearn.demo import contest as contest_module
 from fastunlearn.demo.claims import claims
-from fastunlearn.demo.contest import Contest
-from fastunlearn.demo.run import run_demo
+from fastunlearn.demo.grids import GRIDS
+from fastunlearn.demo.run import SHOWN, run_demo
 from fastunlearn.demo.subject import make_subject
+from fastunlearn.evaluation import contest as contest_module
+from fastunlearn.evaluation.contest import Contest
 from fastunlearn.progress import TerminalProgress
-from fastunlearn.unlearn import METHODS
-from fastunlearn.unlearn.tuning import GRIDS
 
 SMALL = {"steps": 120, "people": 20, "facts": 3, "forget_people": 3, "held_out_people": 6, "canaries": 2}
 FIGURES = {"forget_accuracy", "retain_accuracy", "kl_retain", "kl_forget", "gradients", "seconds", "peak_bytes",
@@ -33,7 +32,7 @@ def test_the_whole_demonstration(tmp_path):
     run_demo(tmp_path / "demo", progress=TerminalProgress(stream), **SMALL)
     document = json.loads((tmp_path / "demo" / "report.json").read_text(encoding="utf-8"))
     validate(document)
-    assert list(document["methods"]) == list(METHODS)
+    assert list(document["methods"]) == list(SHOWN)
     for item in (document["original"], document["reference"], *document["methods"].values()):
         assert set(item) >= FIGURES and item["kl_retain"] is not None
     assert document["reference"]["kl_retain"] == 0 and document["reference"]["forget_accuracy"] < 0.5
@@ -44,14 +43,14 @@ def test_the_whole_demonstration(tmp_path):
         assert document["methods"][name]["settings"]["trials"] == len(GRIDS[name])
     assert set(claims(document)["shown"]) and "<svg" in (tmp_path / "demo" / "report.html").read_text()
     names = [line.partition(":")[0] for line in stream.getvalue().splitlines()]
-    assert names[0] == "Original model" and names[-1] == "Demo" and len(names) == 3 + len(METHODS)
+    assert names[0] == "Original model" and names[-1] == "Demo" and len(names) == 3 + len(SHOWN)
     assert "Demo: 100 of 100" in stream.getvalue()
 
 
 def test_points_on_the_way_are_measured_where_enough_is_first_forgotten(subject, monkeypatch):
     contest = Contest(subject)
     monkeypatch.setattr(contest_module, "POINTS", 1)  # only first and last would be measured otherwise
-    best = contest.run_tuned("gradient-ascent", 2000)
+    best = contest.run_tuned("gradient-ascent", 2000, GRIDS["gradient-ascent"])
     item = contest.methods["gradient-ascent"]
     enough = [step for step in item["steps"] if step["forget_accuracy"] <= contest.limit]
     assert enough and "kl_retain" in enough[0]
@@ -59,12 +58,11 @@ def test_points_on_the_way_are_measured_where_enough_is_first_forgotten(subject,
     assert best.result.stopped == item["stopped"]
 
 
-def test_the_end_of_every_trial_is_a_point(subject, monkeypatch):
+def test_the_end_of_every_trial_is_a_point(subject):
     """Also of one that never forgets, whose last step falls between two looks that are traced."""
     grid = [{"learning_rate": rate, "check_every": 4} for rate in (1e-6, 1e-5)]
-    monkeypatch.setitem(contest_module.GRIDS, "npo", grid)
     contest = Contest(subject)
-    contest.run_tuned("npo", 9 * 10)
+    contest.run_tuned("npo", 9 * 10, grid)
     item = contest.methods["npo"]
     assert [point["settings"] for point in item["frontier"]] == grid
     assert item["stopped"].endswith("is spent") and item["steps"][-1]["step"] % 4 != 0

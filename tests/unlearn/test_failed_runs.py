@@ -9,9 +9,8 @@ from fastunlearn.errors import FastUnlearnError
 from fastunlearn.unlearn import METHODS, keep_fisher, unlearn
 from fastunlearn.unlearn import guard as guard_module
 from fastunlearn.unlearn.monitor import Monitor
+from tests.unlearn.running import DESCENTS
 from tests.unlearn.unchanged import bits, same_bits, unchanged
-
-FIRST_ORDER = [name for name, method in METHODS.items() if method.first_order]
 
 
 def options_for(world, method) -> dict:
@@ -19,7 +18,8 @@ def options_for(world, method) -> dict:
     options = {"method": method, "parameters": "*", "target_loss": 99.0}
     if METHODS[method].uses_kept:
         data = world.data["forget"] + world.data["retain"]
-        options["kept_fisher"] = keep_fisher(world.model, world.tokenizer, data, damping=1e-6)
+        damping = 1e-3 if method == "win-u" else 1e-6  # its one step has no bound but that
+        options["kept_fisher"] = keep_fisher(world.model, world.tokenizer, data, damping=damping)
     return options
 
 
@@ -83,7 +83,7 @@ def test_a_result_that_is_not_finite(world, monkeypatch, method):
         unlearn(world.model, world.tokenizer, **world.data, **options)
 
 
-@pytest.mark.parametrize("method", FIRST_ORDER)
+@pytest.mark.parametrize("method", DESCENTS)
 def test_a_learning_rate_beyond_all_measure(world, method):
     options = options_for(world, method)
     with unchanged(world.model), pytest.raises(FastUnlearnError):

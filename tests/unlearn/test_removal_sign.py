@@ -13,7 +13,7 @@ import torch
 
 from fastunlearn.errors import NotPositiveDefiniteError
 from fastunlearn.solve import KeptFisher, SampleSpaceFisher
-from fastunlearn.unlearn.second_order import newton_update
+from fastunlearn.unlearn.methods.newton import newton_update
 
 ROWS, REMOVED, WIDTH = 200, 15, 10
 DAMPING = 0.01  # per row: the ridge of m rows is m * DAMPING

@@ -1,0 +1,246 @@
+"""Writes docs/results.md from bench/results: what the evaluation found, with what was not run.
+
+python -m bench.results_page             rewrites docs/results.md
+python -m bench.results_page --check     changes nothing; exit status 1 where the page is not what it would write
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from bench.readme_figures import NONE, plain, table
+from bench.results_requests import requests_section
+from fastunlearn.evaluation.datasets import DATASETS
+from fastunlearn.unlearn import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
+SEEDS = 3  # that are asked for
+OURS, OWN_PULL = "fisher-removal", frozenset({"bounded-ascent", "bounded-difference"})
+HALF, RETURNS = 0.5, 1.2
+HEAD = """# Results of the evaluation
+
+Written by `python -m bench.results_page` from `bench/results`. Every method on six data sets against retraining, with
+its settings tuned by random search (the retrained model was not looked at), and twenty requests in a row. What it all
+means: [the guide](guide.md) and [newton.md](newton.md)."""
+
+
+def read(path: Path) -> dict | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def middle(values, show=plain) -> str:
+    found = [value for value in values if value is not None]
+    if not found:
+        return NONE
+    spread = f" ({show(min(found))} to {show(max(found))})" if len(found) > 1 else ""
+    return show(statistics.median(found)) + spread
+
+
+def best_first_order(case: dict, *, own_pull: bool) -> tuple[str, float] | None:
+    """The first-order method that came nearest to the retrained model, at any point that had forgotten."""
+    found = {
+        name: item["nearest"]["kl_retain"] for name, item in case["methods"].items()
+        if item["first_order"] and (name in OWN_PULL) is own_pull and item["nearest"] is not None
+    }  # fmt: skip
+    name = min(found, key=found.get, default=None)
+    return None if name is None else (name, found[name])
+
+
+def against(case: dict, name: str = OURS) -> dict:
+    """A method's end point against the best first-order method's best point at the same forgetting."""
+    ours = case["methods"].get(name)
+    found = {"ours": ours, "floor": case["original"]["kl_retain"]}
+    for key, own in (("best", False), ("own_pull", True)):
+        best = best_first_order(case, own_pull=own)
+        found[key] = best
+        ratio = None if best is None or ours is None or not ours["forgot"] else ours["kl_retain"] / best[1]
+        added = None
+        if ratio is not None and best[1] > found["floor"]:
+            added = (ours["kl_retain"] - found["floor"]) / (best[1] - found["floor"])
+        found[f"{key}_ratio"], found[f"{key}_added"] = ratio, added
+    return found
+
+
+def _case_row(case: dict) -> list[str]:
+    found = against(case)
+    low, high = case["retrained_interval"][1:]
+    ours = found["ours"]
+    if ours is None:
+        return [case["dataset"], str(case["seed"]), NONE, NONE, NONE, NONE, NONE]
+    best = "none forgot as much" if found["best"] is None else f"{found['best'][0]}, {plain(found['best'][1])}"
+    ratio, added = found["best_ratio"], found["best_added"]
+    return [
+        case["dataset"], str(case["seed"]),
+        f"{plain(ours['forget_accuracy'])} in {plain(low)} to {plain(high)}" + ("" if ours["forgot"] else " (not reached)"),
+        f"{plain(ours['kl_retain'])}, untouched {plain(found['floor'])}", best,
+        NONE if ratio is None else f"{plain(ratio)}{' (shown)' if ratio <= HALF else ''}",
+        NONE if added is None else plain(added),
+    ]  # fmt: skip
+
+
+def shown_section(cases: list[dict]) -> str:
+    """At the retrained model's forgetting: the distance to it on retained data, ours over the best first-order's."""
+    rows = [["Data set", "Seed", "Forget accuracy, and the retrained model's interval", "KL retain, Fisher Removal",
+             "Best first-order point", "Ratio", "Ratio of what is added"]]  # fmt: skip
+    rows += [_case_row(case) for case in cases]
+    ratios = [against(case)["best_ratio"] for case in cases]
+    known = [ratio for ratio in ratios if ratio is not None]
+    held = sum(ratio <= HALF for ratio in known)
+    return "\n\n".join([
+        "## At the forgetting of the retrained model\n\nAimed at: a KL to the retrained model on retained data of at most "
+        "half of the best tuned first-order method's. Fisher Removal counts with its end point, as tuned without a look at "
+        "the retrained model; of every first-order method the best point counts that had forgotten, on its way or at the "
+        "end of any trial, which only the retrained model can tell. The untouched original is not at 0 either: *added* "
+        "compares what each adds to that. Bounded ascent and difference, which take Fisher Removal's own pull, are not "
+        "among these; they are in the tables below.",
+        table(rows),
+        f"Held in {held} of {len(cases)} cases; in {len(cases) - len(known)} either Fisher Removal or all first-order methods "
+        "did not forget as much.",
+    ])  # fmt: skip
+
+
+def _method_row(name: str, cases: list[dict], timed: bool) -> list[str]:
+    items = [case["methods"][name] for case in cases if name in case["methods"]]
+    if not items:
+        return []
+    star = "" if any(item["uses_retain"] for item in items) else " *"
+    forgot = sum(item["forgot"] for item in items)
+    auc = [item["membership"]["auc"] for item in items if item["membership"]]
+    return _row(items[0]["label"] + star, items, f"{forgot} of {len(items)}", auc, timed)
+
+
+def _row(label: str, items: list[dict], forgot: str, auc: list, timed: bool) -> list[str]:
+    def values(key: str) -> list:
+        return [item[key] for item in items]
+
+    return [
+        label, forgot, middle(values("forget_accuracy")), middle(values("retain_accuracy")), middle(values("kl_retain")),
+        middle(values("kl_forget")), middle(values("kl_fresh")), middle(auc), middle(values("gradients")),
+        middle(values("seconds")) if timed else NONE,
+    ]  # fmt: skip
+
+
+def dataset_section(name: str, record: dict) -> str:
+    """The table of one data set: medians over its seeds."""
+    cases, timed = record["cases"], not record["settings"]["note"]
+    head = ["Model", "Forgot", "Forget accuracy", "Retain accuracy", "KL retain", "KL forget", "KL fresh",
+            "Membership AUC", "Gradients", "Seconds"]  # fmt: skip
+    rows = [head]
+    for key in ("original", "reference", "private"):
+        items = [case[key] for case in cases if key in case]
+        if items:
+            auc = [item["membership"]["auc"] for item in items if item["membership"]]
+            rows.append(_row(items[0]["label"], items, NONE, auc, timed))
+    rows += [row for method in METHODS if (row := _method_row(method, cases, timed))]
+    first = cases[0]
+    sources = sorted({case["source"] for case in cases})
+    sizes = ", ".join(f"{count} {key.replace('_', '-')}" for key, count in first["records"].items())
+    private = [case["private"]["settings"]["epsilon"] for case in cases if "private" in case]
+    more = f" Private training: epsilon {plain(statistics.median(private))}." if private else ""
+    return "\n\n".join([
+        f"## {first['kind'].capitalize()} ({name})\n\nSource: {', '.join(sources)}; {sizes} records; seeds "
+        f"{', '.join(str(case['seed']) for case in cases)}; {first['weights']:,} weights. Budget: {first['trials']} trials of "
+        f"every method's settings, each of at most {first['budget']:,} gradients.{more}",
+        table(rows),
+    ])  # fmt: skip
+
+
+def _returned(attacks: dict, attack: str) -> dict | None:
+    measures = attacks.get(attack, {}).get("measures", {})
+    return measures.get("accuracy")
+
+
+def attacks_section(cases: list[dict]) -> str:
+    """What comes back under attack, next to what the retrained model gains."""
+    attacks = list(dict.fromkeys(
+        attack for case in cases for item in case["methods"].values() for attack in item["attacks"]
+    ))  # fmt: skip
+    if not attacks:
+        return ""
+    rows = [["Data set", "Seed", "Method", "Attack", "Forget accuracy, before and after", "Retrained, before and after",
+             "Regained, over the retrained model's"]]  # fmt: skip
+    for case in cases:
+        for _name, item in case["methods"].items():
+            for attack in attacks:
+                found = _returned(item["attacks"], attack)
+                if found is not None:
+                    rows.append([case["dataset"], str(case["seed"]), item["label"], attack, *_attack_cells(found)])
+    return "\n\n".join([
+        "## After an attack\n\nRelearning on a few of the forget records, and weights rounded to 4 bits. Aimed at: at most "
+        f"{RETURNS} times of what the retrained model regains. A dash: it regains nothing, so that there is no ratio.",
+        table(rows),
+    ])  # fmt: skip
+
+
+def _attack_cells(found: dict) -> list[str]:
+    def pair(side: dict | None) -> str:
+        return NONE if side is None else f"{plain(side['before']['value'])}, {plain(side['after']['value'])}"
+
+    ratio = found["ratio"] and found["ratio"]["value"]
+    return [pair(found["model"]), pair(found["reference"]), NONE if ratio is None else plain(ratio)]
+
+
+def missing_section(records: dict[str, dict]) -> str:
+    """What the evaluation asks for and was not run."""
+    lines = []
+    for name in DATASETS:
+        cases = records.get(name, {"cases": []})["cases"]
+        seeds = len(cases)
+        if seeds < SEEDS:
+            lines.append(f"- {name}: {SEEDS - seeds} of {SEEDS} seeds")
+        for case in cases:
+            absent = [method for method in METHODS if method not in case["methods"]]
+            if absent:
+                lines.append(f"- {name}, seed {case['seed']}: {', '.join(absent)}")
+    text = "\n".join(lines) or "Nothing: all data sets, seeds and methods were run."
+    return f"## Not run\n\n{text}"
+
+
+def page(results: Path = RESULTS) -> str:
+    """The whole page."""
+    records = {name: found for name in DATASETS if (found := read(results / f"quality-{name}.json")) is not None}
+    parts = [HEAD]
+    cases = [case for record in records.values() for case in record["cases"]]
+    if cases:
+        first = next(iter(records.values()))
+        machine, versions = first["machine"], first["versions"]
+        where = f"{machine['cpu']}, {machine['threads']} threads, PyTorch {versions['torch']}, {first['date']}"
+        notes = sorted({record["settings"]["note"] for record in records.values()} - {""})
+        parts.append(
+            f"Measured on {where}. Medians over seeds, with the least and the most. KL is KL(retrained || model) in nats per "
+            "target token. Gradients count one for each record and pass, of the trial that was taken. *Forgot*: a forget "
+            "accuracy within the 95 % interval of the retrained model's, or below. \\* uses no retained record. "
+            + " ".join(notes)
+        )
+        parts.append(shown_section(cases))
+        parts += [dataset_section(name, record) for name, record in records.items()]
+        parts.append(attacks_section(cases))
+    requests = read(results / "requests.json")
+    parts.append("" if requests is None else requests_section(requests))
+    parts.append(missing_section(records))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    after = page(options.results)
+    before = options.page.read_text(encoding="utf-8") if options.page.exists() else ""
+    if options.check and before != after:
+        print(f"{options.page.name} is out of date: run python -m bench.results_page", file=sys.stderr)
+        return 1
+    if not options.check:
+        options.page.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

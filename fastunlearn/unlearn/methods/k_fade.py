@@ -1,0 +1,98 @@
+"""K-FADE: a few Gauss-Newton steps up the forget loss, the retained outputs held by K-FAC or EK-FAC (2602.10568).
+
+    theta <- theta + a F^-1 sum g        F: Kronecker-factored Gauss-Newton matrix of the retained records, damped
+
+F measures, to second order, how far the model's predictions on the retained records move (their KL), so that each step
+is the one that raises the forget loss most for a given move there. In contrast to the sample-space Fisher of Fisher
+Removal, F has full rank and is an approximation: layers apart, and in each a Kronecker product (solve/kfac.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
+from fastunlearn.operators.sample_gradients import SampleGradients
+from fastunlearn.solve.kfac import KFAC
+from fastunlearn.unlearn.curvature import RetainedRecords, Vector
+from fastunlearn.unlearn.method import Method
+from fastunlearn.unlearn.request import Request
+from fastunlearn.unlearn.search import Logarithmic, OneOf
+from fastunlearn.unlearn.settings import at_least, choice, number, optional, whole
+from fastunlearn.unlearn.steps import descend_by_steps, make_monitor
+
+__all__ = ["METHODS", "KFADESettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KFADESettings:
+    """``steps``, ``step_norm``, ``damping``, ``fisher_samples``, ``kl_budget`` and targets: as for Fisher Removal.
+    ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not. ``kind``: "sampled" labels (Gauss-Newton) or the
+    records' own. ``refresh``: steps for which one F serves. ``loss``: "likelihood" climbs the forget loss without
+    end, "log-odds" descends Fisher Removal's bounded pull."""
+
+    steps: int = whole(12, least=1)
+    step_norm: float = number(0.25, above=0)
+    damping: float = number(1e-4, above=0)
+    curvature: str = choice("ekfac", "kfac")
+    kind: str = choice("sampled", "empirical")
+    fisher_samples: int | None = optional(whole(None, least=1))
+    refresh: int = whole(1, least=1)
+    loss: str = choice("likelihood", "log-odds")
+    threshold: float | None = optional(number(None))
+    kl_budget: float | None = optional(number(0.5, above=0))
+    target_accuracy: float | None = optional(at_least(None, 0, most=1))
+    target_loss: float | None = optional(at_least(None, 0))
+    pull = "sum"
+
+
+class _Kronecker:
+    """F^-1 of one step, and the gradients of the pull."""
+
+    def __init__(self, inverse: KFAC, forget: SampleGradients):
+        self._inverse, self._forget = inverse, forget
+
+    def solve_forget(self, c: Tensor) -> Vector:
+        return self._inverse.solve(self._forget.weighted_gradient(c))
+
+    @property
+    def records(self) -> int:
+        return len(self._forget)
+
+
+class _Maker:
+    """F of retained records, taken anew at every ``refresh``-th step."""
+
+    def __init__(self, request: Request, settings: KFADESettings):
+        self._records = RetainedRecords(request, settings.fisher_samples, settings.kind)
+        self._settings, self._inverse = settings, None
+
+    def prepare(self) -> None:
+        """What an unbroken run does at the original weights, before its first step."""
+        self._records.prepare()
+
+    def is_fresh(self, step: int) -> bool:
+        """Whether F is taken anew at ``step``."""
+        return (step - 1) % self._settings.refresh == 0
+
+    def at(self, step: int, pull: TokenLoss) -> _Kronecker:
+        if self._inverse is None or self.is_fresh(step):
+            retained = self._records.gradients(step, negative_log_likelihood)
+            corrected = self._settings.curvature == "ekfac"
+            self._inverse = KFAC(retained, self._settings.damping, corrected=corrected)
+        return _Kronecker(self._inverse, self._records.forget(pull))
+
+
+def run(request: Request, settings: KFADESettings) -> tuple[list[dict], str]:
+    """Steps up the forget loss until enough is forgotten."""
+    return descend_by_steps(request, settings, make_monitor(request, settings), _Maker(request, settings))
+
+
+METHODS = (
+    Method("k-fade", "K-FADE", "Gauss-Newton steps up the forget loss, retained outputs held by (E)K-FAC",
+           True, KFADESettings, run, restartable=True,
+           search={"damping": Logarithmic(1e-7, 1e-2), "step_norm": OneOf((0.1, 0.25, 0.5)),
+                   "loss": OneOf(("likelihood", "log-odds"))}),
+)  # fmt: skip

@@ -1,0 +1,110 @@
+"""The loop of the methods that take a few large steps shaped by curvature, in sample space (arXiv 2403.10557).
+
+The *direction* is ``-F^-1 J^T c``: F is the damped Fisher of what must stay, J are the gradients of a pull on the
+forget records (operators/losses.py), c says how hard each record is pulled. The *update* is that step at a bounded
+norm, taken from where the last one ended, with fresh gradients and (with retained data) a fresh Fisher. The *guard*
+(guard.py) shortens it. With retained data the cost is two weighted backward passes at most; the captured factors serve
+both the Gram and the step where memory allows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastunlearn.operators.losses import TokenLoss, log_likelihood, softplus_log_odds
+
+from .curvature import Curvature, KeptCurvature, RetainCurvature, Vector
+from .guard import guarded_move
+from .monitor import Monitor
+from .request import Request
+from .resume import keep_state, taken_up
+
+__all__ = ["descend_by_steps", "make_curvature", "make_monitor", "make_pull", "norm", "pull_weights", "scaled"]
+
+
+def make_monitor(request: Request, settings) -> Monitor:
+    """The monitor with the targets of the settings."""
+    return Monitor(request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss)
+
+
+def norm(step: Vector) -> float:
+    """L2 norm over all tensors together."""
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in step.values()))
+
+
+def scaled(step: Vector, factor: float) -> Vector:
+    return {name: tensor * factor for name, tensor in step.items()}
+
+
+def pull_weights(curvature: Curvature, how: str) -> Tensor:
+    """c (n,): 1 for each record, or the Gauss-Newton weights that would bring every loss to zero at once."""
+    if how == "sum":
+        return torch.ones(curvature.records, dtype=torch.float64)
+    losses, metric = curvature.forget_losses, curvature.forget_metric()
+    ridge = 1e-2 * metric.diagonal().mean()
+    return torch.linalg.solve(metric + ridge * torch.eye(len(losses), dtype=metric.dtype, device=metric.device), losses)
+
+
+def _limited(step: Vector, limit: float, how: str) -> tuple[Vector, float]:
+    """The step at its norm limit ("sum": exactly that long; "gauss-newton": at most), and its own length."""
+    length = norm(step)
+    if length == 0 or (how != "sum" and length <= limit):
+        return step, length
+    return scaled(step, limit / length), length
+
+
+def make_pull(settings, monitor: Monitor) -> TokenLoss:
+    """What a step lowers on the forget records: their bounded pull, or with ``loss="likelihood"`` their
+    log-likelihood, which has no end."""
+    if getattr(settings, "loss", "log-odds") == "likelihood":
+        return log_likelihood
+    return softplus_log_odds(monitor.threshold if settings.threshold is None else settings.threshold)
+
+
+def make_curvature(request: Request, settings, kept):
+    """What makes F at each step: of retained records as the settings say, or the kept one, down-dated."""
+    if kept is not None:
+        return KeptCurvature(request, kept)
+    return RetainCurvature(
+        request, damping=settings.damping, blocks=settings.blocks, kind=settings.kind,
+        fisher_samples=settings.fisher_samples, refresh=getattr(settings, "refresh", 1),
+    )  # fmt: skip
+
+
+def descend_by_steps(request: Request, settings, monitor: Monitor, maker) -> tuple[list[dict], str]:
+    """At most ``settings.steps`` steps, until enough is forgotten; the step log, and why it ended. ``maker.at(step,
+    pull)`` gives the curvature at the present weights."""
+    maker.prepare()
+    steps = taken_up(request) or [monitor.look(0)]
+    if monitor.done(steps[-1]):
+        return steps, "nothing to do: forgotten already" if len(steps) == 1 else f"reached {monitor.target}"
+    pull = make_pull(settings, monitor)
+    with request.progress.task("Newton steps", total=settings.steps, unit="step") as task:
+        task.advance(len(steps) - 1)
+        for number_ in range(len(steps), settings.steps + 1):
+            stopped = _newton_step(request, settings, monitor, maker.at(number_, pull), steps)
+            if maker.is_fresh(number_ + 1):
+                keep_state(request, steps)
+            task.advance()
+            task.note(f"forget accuracy {steps[-1]['forget_accuracy']:.3f}")
+            if stopped:
+                return steps, stopped
+    return steps, f"all {settings.steps} steps are taken"
+
+
+def _newton_step(request: Request, settings, monitor: Monitor, curvature: Curvature, steps: list[dict]) -> str:
+    """Takes one step and adds it to the log, or says why none is possible; whether and why to stop after it."""
+    c = pull_weights(curvature, settings.pull)
+    full = curvature.solve_forget(c)
+    step, length = _limited(scaled(full, -1.0), settings.step_norm, settings.pull)
+    if length == 0:
+        return "no pull is left on the forget records"
+    move = guarded_move(monitor, step, settings.kl_budget)
+    if move.scale == 0:
+        return f"the KL budget of {settings.kl_budget:g} allows no further step"
+    more = {"step_norm": move.scale * norm(step), "newton_norm": length, "scale": move.scale}
+    steps.append(monitor.look(len(steps), **more, gradients=request.gradients))
+    return f"reached {monitor.target}" if monitor.done(steps[-1]) else ""

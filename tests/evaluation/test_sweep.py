@@ -1,0 +1,100 @@
+"""A sweep: which runs, what of each, going on after a stop, the front, the table and the plot."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastunlearn.audit.document import validate
+from fastunlearn.audit.html import report_html
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.evaluation import sweep as module
+from fastunlearn.evaluation.sweep import pareto, points_of, sweep
+from fastunlearn.evaluation.sweep_page import name_of, report_document, table
+from tests.unlearn.unchanged import bits, same_bits
+
+AXES = {"damping": [1e-6, 1e-4], "steps": [1, 2]}
+
+
+def test_the_runs():
+    one = points_of("fisher-removal", AXES)
+    assert one == [{}, {"damping": 1e-4}, {"steps": 1}, {"steps": 2}]  # 1e-6 is the default
+    assert points_of("fisher-removal", AXES, full=True)[1:] == [
+        {"damping": d, "steps": s} for d in AXES["damping"] for s in AXES["steps"]
+    ]
+    assert points_of("fisher-removal", {"parameters": ["*mlp*"]}, fixed={"steps": 2}) == [
+        {"steps": 2}, {"steps": 2, "parameters": "*mlp*"},
+    ]  # fmt: skip
+    with pytest.raises(InvalidInputError, match="no setting 'dampin'"):
+        points_of("fisher-removal", {"dampin": [1.0]})
+    with pytest.raises(InvalidInputError, match="damping=0"):
+        points_of("fisher-removal", {"damping": [0]})
+
+
+def test_the_front_by_hand():
+    rows = [(1, 5), (2, 4), (2, 5), (3, 1), (1, 5), (0, None)]
+    assert pareto([{"a": a, "b": b} for a, b in rows], ("a", "b")) == [True, True, False, True, True, True]
+
+
+def arguments(subject, tmp_path):
+    sets = {name: getattr(subject, name) for name in ("forget", "retain", "held_out")}
+    return {**sets, "out": tmp_path, "pad_token_id": 0, "axes": AXES}
+
+
+def test_a_sweep_goes_on_where_it_stopped(subject, tmp_path, monkeypatch):
+    model, before = subject.original.model, bits(subject.original.model)
+    real, calls = module.unlearn, []
+
+    def stops(*args, **rest):
+        calls.append(rest)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **rest)
+
+    monkeypatch.setattr(module, "unlearn", stops)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, **arguments(subject, tmp_path))
+    assert same_bits(bits(model), before)
+    assert len(json.loads((tmp_path / "sweep.json").read_text(encoding="utf-8"))["points"]) == 2
+    found = sweep(model, **arguments(subject, tmp_path))
+    assert len(calls) == 3 + 2 and len(found.points) == 4 and same_bits(bits(model), before)
+    assert found.points[3]["steps"] == 2 and found.points[2]["steps"] == 1
+    assert found.points[3]["forget_loss"] != found.points[2]["forget_loss"]
+    assert all(one["damage"] > 0 and one["seconds"] > 0 for one in found.points) and any(
+        one["on_front"] for one in found.points
+    )
+    validate(report_document(found.document))
+    page = report_html(report_document(found.document))
+    assert "damping=0.0001" in page and "<svg" in page
+    rows = table(found.points, found.document["about"]["target"])
+    assert len(rows) == 5 and {row[0] for row in rows[1:]} == {"defaults", "damping=0.0001", "steps=1", "steps=2"}
+
+
+def test_a_sweep_of_something_else_is_refused(subject, tmp_path):
+    more = arguments(subject, tmp_path) | {"axes": {}}
+    sweep(subject.original.model, **more)
+    with pytest.raises(InvalidInputError, match="of another model"):
+        sweep(subject.original.model, **more, seed=1)
+    with pytest.raises(InvalidInputError, match="of another model"):
+        sweep(subject.reference.model, **more)
+    (tmp_path / "sweep.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="is no sweep"):
+        sweep(subject.original.model, **more)
+
+
+def test_a_setting_that_cannot_be_run_is_a_result(subject, tmp_path):
+    found = sweep(subject.original.model, **arguments(subject, tmp_path) | {"axes": {"steps": [1]}}, memory="1KB")
+    assert [one["error"][:6] for one in found.points] == ["memory", "memory"]
+    assert table(found.points, 0.1)[1][2] == "failed"
+
+
+def test_damage_is_from_the_retrained_model_where_there_is_one(subject, tmp_path):
+    more = arguments(subject, tmp_path) | {"axes": {}, "fixed": {"steps": 1}}
+    alone = sweep(subject.original.model, **more | {"out": tmp_path / "a"})
+    beside = sweep(subject.original.model, **more | {"out": tmp_path / "b"}, reference=subject.reference.model)
+    assert (
+        alone.document["about"]["damage_from"] == "original" and beside.document["about"]["damage_from"] == "retrained"
+    )
+    assert alone.document["about"]["original"]["damage"] == 0 < beside.document["about"]["original"]["damage"]
+    assert name_of({"fisher_samples": None, "steps": 3}) == "fisher_samples=all, steps=3"

@@ -1,0 +1,36 @@
+"""The budget is the same for every method, and so is the number of trials."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastunlearn.evaluation.trials import budget_of, trial_settings
+from fastunlearn.unlearn import METHODS
+from fastunlearn.unlearn.settings import make_settings
+
+FORGET, RETAIN = 10, 40
+
+
+def settings(name, trials=3, seed=0):
+    budget = budget_of(FORGET, RETAIN)
+    return trial_settings(name, trials=trials, budget=budget, forget=FORGET, retain=RETAIN, seed=seed)
+
+
+def test_the_budget_is_ten_steps_of_fisher_removal():
+    assert budget_of(FORGET, RETAIN) == 500
+    assert settings("fisher-removal")[0] == {"steps": 10}
+    assert settings("fisher-removal-retain-free")[0] == {"steps": 50}  # it takes gradients of the forget records alone
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_as_many_trials(name):
+    found, row = settings(name), METHODS[name]
+    assert len(found) == 3 and found == settings(name)
+    for one in found:
+        plain = {key: value for key, value in one.items() if not (row.uses_kept and key == "damping")}
+        make_settings(row.settings, name, dict(row.preset) | plain)
+
+
+def test_methods_with_retained_data_spend_the_budget():
+    assert settings("npo-retain")[0] == {"check_every": 2, "stop": "budget"}
+    assert settings("npo")[0] == {"check_every": 6}
