@@ -13,7 +13,10 @@ from fastunlearn.cli import info as info_command
 from fastunlearn.cli import main as main_module
 from fastunlearn.errors import OutputError
 
-COMMANDS = ["info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "demo", "keygen", "verify"]
+COMMANDS = [
+    "info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "sweep", "demo", "keygen", "verify",
+    "bench",
+]  # fmt: skip
 
 
 def failing(error):
