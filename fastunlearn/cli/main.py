@@ -33,8 +33,8 @@ __all__ = ["EXIT_ERROR", "EXIT_INTERRUPTED", "build_parser", "main"]
 
 #: Each has NAME, HELP, ``configure(parser)`` and ``run(args)``, which may return an exit status.
 COMMANDS = (
-    info, methods, train, unlearn, evaluate, keep_fisher, report, sweep, demo, new, plan, pilot, requests, keygen, verify,
-    bench,
+    info, methods, train, unlearn, evaluate, keep_fisher, report, sweep, demo, new, plan, pilot, requests, keygen,
+    verify, bench,
 )  # fmt: skip
 EXIT_ERROR = 2  # as argparse for a wrong command line
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells do

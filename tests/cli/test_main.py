@@ -14,8 +14,8 @@ from fastunlearn.cli import main as main_module
 from fastunlearn.errors import OutputError
 
 COMMANDS = [
-    "info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "sweep", "demo", "keygen", "verify",
-    "bench",
+    "info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "sweep", "demo", "new", "plan",
+    "pilot", "requests", "keygen", "verify", "bench",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ OPTIONS = {
     "fisher-removal": {**FEW, "refresh": 2, "kind": "sampled"},
     "fisher-forgetting": {**FEW, "fisher_samples": 20, "noise": 1e-3},
     "fisher-removal-retain-free": FEW,
+    "k-fade": {**FEW, "refresh": 2},
 }
 
 
