@@ -108,15 +108,17 @@ def unsafe_name(name: object) -> str:
     return ""
 
 
-def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
-    """Every entry below ``folder`` with its path in POSIX form, in order of names; links are given, never followed."""
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        yield entry.name, entry
-        if entry.is_dir(follow_symlinks=False):
-            for name, inner in walk(Path(entry.path)):
-                yield f"{entry.name}/{name}", inner
+def walk(folder: str | os.PathLike) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every entry below ``folder`` with its path in POSIX form; links are given, never followed. Raises OSError."""
+    pending = [("", os.fspath(folder))]
+    while pending:
+        above, place = pending.pop()
+        with os.scandir(place) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            yield above + entry.name, entry
+            if entry.is_dir(follow_symlinks=False):
+                pending.append((f"{above}{entry.name}/", entry.path))
 
 
 def leaves(value: object, place: str = "") -> Iterator[tuple[str, object]]:

@@ -112,7 +112,12 @@ def read_folder(folder: str | Path) -> Reading:
     reading = Reading(folder)
     _read_manifest(reading)
     kept = {"/".join(name.split("/")[:depth]) for name in reading.listed for depth in range(1, name.count("/") + 1)}
-    for name, entry in walk(folder):
+    try:
+        entries = list(walk(folder))
+    except OSError as error:
+        entries = []
+        reading.layout.append(f"the folder cannot be read to its end: {visible(error.strerror or error)}")
+    for name, entry in entries:
         if entry.is_symlink():
             reading.layout.append(f"{visible(name)} is a link; links are not followed here")
         elif entry.is_dir(follow_symlinks=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -257,6 +258,13 @@ def test_names_with_control_characters_are_shown_escaped(evidence):
     (evidence / "a\x1b[2Jb\n<b>").write_text("")
     said = verify(evidence).text()
     assert "\x1b" not in said and "a\\x1b[2Jb\\n<b>" in said
+
+
+def test_strange_entries_are_told_and_not_opened(evidence):
+    os.mkfifo(evidence / "pipe")  # opening it would wait for ever
+    (evidence / os.fsdecode(b"bad\xffname")).write_text("x")
+    said = failed(evidence)
+    assert "pipe is neither a file nor a folder" in said and "bad\\udcffname was added" in said and said.isascii()
 
 
 GARBAGE = (b"", b"\n", b"null\n", b"[]", b"{}", b'{"a": NaN}', b'{"a": 1e999}', b"\xff" * 9, b"[" * 5000,
