@@ -36,16 +36,26 @@ def test_norms_equal_autograd(kind, tied, memory, request):
     assert found.tolist() == pytest.approx(by_autograd(model, data), rel=1e-9)
 
 
-def test_both_ways_are_taken_and_agree(tiny_llama, monkeypatch):
-    """The short samples by pairs of tokens, the long one (31 tokens of 16 to 24 wide) by forming."""
-    model, data, seen = tiny_llama(torch.float32), samples(), set()
-    plain = torch.bmm
+@pytest.mark.parametrize("tied", [True, False])
+def test_both_ways_are_taken_and_agree(tiny_llama, monkeypatch, tied):
+    """Samples of few tokens by pairs; where every sample is long, by forming."""
+    model, seen = tiny_llama(torch.float32, tied=tied), []
+    pairs, formed = norms._by_pairs, norms.tiles
+    monkeypatch.setattr(norms, "_by_pairs", lambda *a: seen.append("pairs") or pairs(*a))
+    monkeypatch.setattr(norms, "tiles", lambda *a, **k: seen.append("formed") or formed(*a, **k))
+    for lengths in ((4, 4, 5), (31, 32)):
+        data = samples(lengths)
+        found = squared_norms(SampleGradients(model, data, pad_token_id=0))
+        assert found.tolist() == pytest.approx(by_autograd(tiny_llama(tied=tied), data), rel=1e-4)
+        layers = 14 + (1 if tied else 2)
+        assert seen.count("pairs") == (layers if lengths[0] == 4 else 0), (lengths, seen)
+        seen.clear()
 
-    def counting(a, b):
-        seen.add(a.shape[1] == b.shape[2] and torch.equal(a, b.transpose(1, 2)))
-        return plain(a, b)
 
-    monkeypatch.setattr(norms.torch, "bmm", counting)
+def test_a_token_that_comes_twice_in_a_tied_embedding(tiny_llama):
+    """Equal tokens meet in the embedding, and meet themselves as targets of the output layer."""
+    ids = torch.tensor([5, 9, 5, 5, 9, 7])
+    data = [Encoded(ids, ids), Encoded(ids.flip(0), torch.where(torch.arange(6) < 3, -100, ids.flip(0)))]
+    model = tiny_llama(tied=True)
     found = squared_norms(SampleGradients(model, data, pad_token_id=0))
-    assert seen == {True, False}
-    assert found.tolist() == pytest.approx(by_autograd(tiny_llama(), data), rel=1e-4)
+    assert found.tolist() == pytest.approx(by_autograd(model, data), rel=1e-9)

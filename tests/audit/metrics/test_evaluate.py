@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from fastunlearn.audit.divergence import divergences, kl
-from fastunlearn.audit.metrics import METRICS, MeasuredModel, evaluate_metrics
+from fastunlearn.audit.generation import generate, prompt_and_answer
+from fastunlearn.audit.metrics import METRICS, MeasuredModel, Measurement, evaluate_metrics
 from fastunlearn.audit.metrics.equivalence import _stats
+from fastunlearn.audit.metrics.memorisation import extraction_strength
 from fastunlearn.audit.metrics.tokens import token_statistics
 from fastunlearn.audit.scores import token_scores
+from fastunlearn.data import Record, encode
 from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
 
@@ -125,6 +128,38 @@ def test_divergences_equal_dense_sums(tiny_llama):
     torch.testing.assert_close(found.js, torch.cat(rows), rtol=1e-9, atol=1e-12)
     back = divergences(model, reference, data, pad_token_id=0)
     torch.testing.assert_close(back.js, found.js)  # symmetric, as KL is not
+
+
+def test_extraction_strength_is_what_greedy_decoding_says(trained):
+    """Against decoding from every number of given tokens: the fewest after which all the rest is written."""
+    records = [canary.record for canary in trained.people.canaries]
+    records += [Record(one.prompt, " 0 0 1 0") for one in trained.people.held_out[:5]]
+    data = encode(records, trained.tokenizer, max_length=32)
+    found = extraction_strength(token_scores(trained.original, data, pad_token_id=0))
+    for sample, strength in zip(data, found, strict=True):
+        prompt, answer = prompt_and_answer(sample)
+        for given in range(len(answer) + 1):
+            start, left = torch.cat([prompt, answer[:given]]), len(answer) - given
+            if not left or torch.equal(generate(trained.original, [start], [left])[0][0], answer[given:]):
+                break
+        assert strength == pytest.approx(1 - given / len(answer))
+    assert found.max() == 1 and found.min() < 0.6
+
+
+def test_model_utility_is_the_harmonic_mean_of_its_parts(trained, found):
+    three = [found[name]["retain"]["value"] for name in ("probability", "rouge_l_recall", "truth_ratio")]
+    assert found["model_utility"]["all"]["value"] == pytest.approx(3 / sum(1 / one for one in three))
+    # on sets of other knowledge the probability is that of the right answer among the wrong ones
+    sets = {"forget": trained.sets["forget"], "world_facts": trained.sets["retain"]}
+    variants = {"world_facts": trained.variants["retain"]}
+    measured = MeasuredModel(trained.original, trained.tokenizer, sets, variants={**variants, "forget": []})
+    answers = measured.answers("world_facts")
+    right = [math.exp(-own) / (math.exp(-own) + sum(math.exp(-one) for one in wrong))
+             for own, wrong in zip(answers.own, answers.wrong, strict=True)]  # fmt: skip
+    other = METRICS["model_utility"].measure(Measurement(measured, resamples=5))["all"]["value"]
+    parts = [found[name]["retain"]["value"] for name in ("truth_ratio", "rouge_l_recall")]
+    parts.append(sum(right) / len(right))
+    assert other == pytest.approx(3 / sum(1 / one for one in parts), rel=1e-6)
 
 
 def test_what_cannot_be_measured_is_refused(trained):
