@@ -5,7 +5,8 @@
     python -m bench.lowrank switch           ghost or formed, by the cost model, against the better of both
     python -m bench.lowrank precondition     CG on a trained model's damped Gauss-Newton matrix, plain and helped
     python -m bench.lowrank approximations   CG in sample space, the sketch, stored gradients: time and error
-    python -m bench.lowrank_cost             a whole Newton direction on the 42 M shape (processes of their own)
+    python -m bench.lowrank_cost all         a whole Newton direction on the 42 M shape (processes of their own)
+    python -m bench.lowrank_growth           time and memory as samples and tokens grow (processes of their own)
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 import fastunlearn as fu
+from bench.lowrank_ways import approximations, error
 from fastunlearn.microbench.harness import write_json
 
 SHAPES = [(64, 32, 256, 256), (64, 128, 256, 256), (256, 8, 256, 256), (256, 32, 256, 256), (1024, 4, 256, 256),
@@ -36,10 +38,6 @@ def seconds(run: Callable[[], object], rounds: int = 3) -> float:
         run()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def error(got: Tensor, truth: Tensor) -> float:
-    return ((got.double() - truth.double()).norm() / truth.double().norm()).item()
 
 
 def tiny(width: int = 8, layers: int = 1, vocabulary: int = 37, positions: int = 64, dtype=torch.float64):
@@ -68,6 +66,23 @@ def true_rows(model, batch) -> Tensor:
     return torch.stack(rows).detach().double()
 
 
+def refined(dense: Tensor, g: Tensor, owner: Tensor, damping: float, rows: Tensor | None, v: Tensor | None) -> Tensor:
+    """``dense^-1 v``, or with ``rows`` ``dense^-1 g^T rows``, by the float64 factor of dense with residuals in 80-bit
+    floats: a plain float64 solve is itself off by 1e-9 at small damping. ``owner`` (P,): the block of each weight."""
+    import numpy as np
+
+    wide, blocks = g.numpy().astype(np.longdouble), [np.flatnonzero((owner == b).numpy()) for b in owner.unique()]
+    right = wide.T @ rows.numpy().astype(np.longdouble) if v is None else v.numpy().astype(np.longdouble)
+    factor, x = torch.linalg.cholesky(dense), np.zeros(len(right), np.longdouble)
+    for _ in range(4):
+        left = right - np.longdouble(damping) * x
+        for some in blocks:
+            left[some] -= wide[:, some].T @ (wide[:, some] @ x[some]) / len(wide)
+        step = torch.cholesky_solve(torch.from_numpy(left.astype(np.float64))[:, None], factor)
+        x += step[:, 0].numpy().astype(np.longdouble)
+    return torch.from_numpy(x.astype(np.float64))
+
+
 def exact() -> list[dict]:
     wide = tiny()
     narrow = tiny(dtype=torch.float32)
@@ -87,11 +102,12 @@ def exact() -> list[dict]:
             dense = damping * torch.eye(g.shape[1]).double() + g.T @ g / len(g)
             dense = torch.where(owner[:, None] == owner[None, :], dense, 0)
             small = fu.LowRankFisher(narrow, batch, damping, blocks=blocks)
-            truth = torch.linalg.solve(dense, g.T @ c)
+            truth = refined(dense, g, owner, damping, c, None)
             cases.append({
                 "blocks": blocks, "damping": damping,
-                "float64 solve": error(fisher.solve(v), torch.linalg.solve(dense, v)),
+                "float64 solve": error(fisher.solve(v), refined(dense, g, owner, damping, None, v)),
                 "float64 push-through": error(fisher.solve_samples(c), truth),
+                "float64 dense solve": error(torch.linalg.solve(dense, g.T @ c), truth),
                 "float32 push-through": error(small.solve_samples(c), truth),
             })  # fmt: skip
             print(cases[-1])
@@ -169,8 +185,19 @@ def trained(steps: int = 150):
     return model, ids, loss.item()
 
 
+def single_targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each target token as a sample of its own: its sequence, with all other labels left out."""
+    rows, length = batch["labels"].shape
+    place = torch.arange(1, length).repeat(rows)
+    labels = torch.full((len(place), length), -100)
+    owner = torch.arange(rows).repeat_interleave(length - 1)
+    labels[torch.arange(len(place)), place] = batch["labels"][owner, place]
+    return {"input_ids": batch["input_ids"][owner], "labels": labels}
+
+
 def precondition() -> list[dict]:
-    """On 32 sequences. The low-rank Fisher's labels are drawn 32 times for each: its mean is the matrix itself."""
+    """On 32 sequences. Labels are drawn 32 times for each sequence, or twice for each target by itself: the mean of
+    either is the matrix itself, and a row of a single target has no cross terms between targets for noise."""
     from fastunlearn.solve import cg, nystrom
 
     model, ids, loss = trained()
@@ -180,8 +207,12 @@ def precondition() -> list[dict]:
     for damping in (1.0, 1e-1):
         plain = cg(ggn, b, damping=damping, tolerance=1e-4, max_iterations=600)
         found = {"damping": damping, "loss": loss, "parameters": ggn.shape[0], "plain": outcome(plain)}
+        single = single_targets(some)
+        each = single["labels"].shape[0] / 32  # a mean over targets instead of sequences: so much smaller
         helpers = {
             "sampled low-rank, 32 draws": lambda d=damping: fu.LowRankFisher(model, [some] * 32, d, kind="sampled"),
+            "sampled low-rank, single targets, 2 draws": lambda d=damping, s=single, n=each: fu.LowRankFisher(
+                model, [s] * 2, d / n, kind="sampled"),
             "nystrom, rank 64": lambda d=damping: nystrom(ggn, 64, damping=d),
             "nystrom, rank 256": lambda d=damping: nystrom(ggn, 256, damping=d),
         }
@@ -196,75 +227,6 @@ def precondition() -> list[dict]:
 def outcome(found) -> dict:
     return {"status": found.status, "iterations": found.iterations, "products": found.products,
             "residual": found.residual}  # fmt: skip
-
-
-def approximations() -> list[dict]:
-    """On 64 samples of 64 tokens of a narrower Llama (the stored G of the whole shape would be 86 GB)."""
-    from fastunlearn.microbench.shapes import make_batch, make_model
-    from fastunlearn.operators.sample_gradients import SampleGradients
-    from fastunlearn.operators.samples import to_samples
-    from fastunlearn.solve import ExplicitFisher, StoredGradients, sketched_gram, solve_in_sample_space
-
-    model = make_model("llama-42m", layers=1)
-    for p in [model.lm_head.weight, model.model.embed_tokens.weight]:
-        p.requires_grad_(False)  # 3.2 M weights stay
-    batch = make_batch(model, 64, 64)
-    damping, c = 1e-2, torch.ones(64, dtype=torch.float64)
-    cases = []
-
-    def note(name: str, run: Callable[[], Tensor], truth: Tensor | None = None) -> Tensor:
-        start = time.perf_counter()
-        got = run()
-        cases.append({"way": name, "seconds": time.perf_counter() - start,
-                      "error": 0.0 if truth is None else error(got, truth)})  # fmt: skip
-        print(cases[-1])
-        return got
-
-    def gradient() -> Tensor:
-        chosen = [p for p in model.parameters() if p.requires_grad]
-        return torch.cat([g.flatten() for g in torch.autograd.grad(model(**batch).loss, chosen)])
-
-    gradient()
-    note("one PyTorch gradient", gradient)
-    truth = note("sample space, exact", lambda: fu.LowRankFisher(model, batch, damping, memory="4GB").solve_samples(c))
-    gradients = SampleGradients(model, to_samples(batch), pad_token_id=0, memory="4GB")
-
-    def flat(w: Tensor) -> Tensor:
-        return torch.cat([t.flatten() for t in gradients.weighted_gradient(w).values()])
-
-    note("CG in sample space, 1e-4", lambda: flat(solve_in_sample_space(gradients, c, damping)[0]), truth)
-    for rank in (32, 128):
-        def sketch(rank=rank) -> Tensor:
-            k = sketched_gram(gradients, rank)
-            k.diagonal().add_(64 * damping)
-            return flat(64 * torch.linalg.solve(k, c))
-
-        note(f"sketch, rank {rank}", sketch, truth)
-        note(f"CG in sample space with the sketch, rank {rank}", lambda rank=rank: flat(
-            solve_in_sample_space(gradients, c, damping, gram=sketched_gram(gradients, rank))[0]), truth)
-    size = sum(p.numel() for p in gradients.parameters.values())
-    note("stored G, one block (Woodbury)", lambda: ExplicitFisher(
-        StoredGradients.of(gradients, size), damping).solve_samples(c), truth)
-    note("stored G, blocks of 1000 (another matrix: error is the blocks')", lambda: ExplicitFisher(
-        StoredGradients.of(gradients, 1000), damping).solve_samples(c), truth)
-    rows = gradients.dense()[:, :200_000].float()
-
-    def woodfisher() -> Tensor:
-        v, out = (rows.T @ c.float()).split(1000), []
-        for part, own in zip(rows.split(1000, 1), v, strict=True):
-            inverse = torch.eye(part.shape[1]) / damping
-            for row in part:
-                pulled = inverse @ row
-                inverse -= torch.outer(pulled, pulled) / (64 + row @ pulled)
-            out.append(inverse @ own)
-        return torch.cat(out)
-
-    stored = StoredGradients(64, rows.shape[1], 1000)
-    stored._put(0, rows, {})
-    same = note("blocks of 1000 over the first 200 000 weights, stored G", lambda: ExplicitFisher(
-        stored, damping).solve_samples(c))
-    note("blocks of 1000 over the first 200 000 weights, WoodFisher's recursion", woodfisher, same)
-    return cases
 
 
 COMMANDS = {"exact": exact, "apply": apply, "switch": switch, "precondition": precondition,

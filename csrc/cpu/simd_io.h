@@ -4,6 +4,10 @@
 
 #include "simd.h"
 
+#if FU_BYTES > 16
+#include <immintrin.h>
+#endif
+
 namespace fu {
 namespace {
 
@@ -51,9 +55,18 @@ typedef uint16_t Halves __attribute__((vector_size(FU_BYTES / 2)));
 typedef uint32_t Words __attribute__((vector_size(FU_BYTES)));
 
 [[maybe_unused]] inline Vector<float>::type get(const BFloat16* from, Full) {
+    // Widened in one instruction; GCC 12 makes four of its own conversion. (Its unmasked intrinsics warn.)
+#if FU_BYTES == 64
+    const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return (Vector<float>::type)((Words)_mm512_maskz_cvtepu16_epi32(__mmask16(-1), halves) << 16);
+#elif FU_BYTES == 32
+    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (Vector<float>::type)((Words)_mm256_cvtepu16_epi32(halves) << 16);
+#else
     Halves halves;
     __builtin_memcpy(&halves, from, sizeof halves);
     return (Vector<float>::type)(__builtin_convertvector(halves, Words) << 16);
+#endif
 }
 [[maybe_unused]] inline void put(BFloat16* to, Vector<float>::type value, Full) {
     const Words bits = (Words)value;

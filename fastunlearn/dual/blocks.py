@@ -7,7 +7,7 @@ blocks; it costs a second dual forward (3 of then 11 units instead of 8).
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -65,8 +65,11 @@ class BlockPolicy:
         return self._budget is not None and self._budget > 0 and self._kept is None
 
 
-def block_forward(mode: Any, forward: Callable, index: int, policy: BlockPolicy) -> Callable:
-    """The forward function that takes the place of a block's own during a pass."""
+def block_forward(
+    mode: Any, forward: Callable, index: int, policy: BlockPolicy, reversing: Callable[[], Any] = nullcontext
+) -> Callable:
+    """The forward function that takes the place of a block's own during a pass. ``reversing()``: a context around the
+    reverse sweep of a block that is recomputed."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if mode.tape is None:
@@ -79,12 +82,12 @@ def block_forward(mode: Any, forward: Callable, index: int, policy: BlockPolicy)
                 return forward(*args, **kwargs)
             finally:
                 policy.measured(mode.stop_measuring())
-        return _recomputed(mode, forward, args, kwargs)
+        return _recomputed(mode, forward, args, kwargs, reversing)
 
     return run
 
 
-def _recomputed(mode: Any, forward: Callable, args: tuple, kwargs: dict) -> Any:
+def _recomputed(mode: Any, forward: Callable, args: tuple, kwargs: dict, reversing: Callable[[], Any]) -> Any:
     given = mode.lookup((args, kwargs), True)
     flat, spec = tree_flatten(given)
     inputs = [(i, a) for i, a in enumerate(flat) if isinstance(a, Dual)]
@@ -115,16 +118,17 @@ def _recomputed(mode: Any, forward: Callable, args: tuple, kwargs: dict) -> Any:
         again = Tape()
         outer, mode.tape = mode.tape, again
         try:
-            with ExitStack() as stack:
-                for context in (torch.enable_grad(), mode, *inner_modes):
-                    stack.enter_context(context)
-                new_args, new_kwargs = tree_unflatten(fresh, spec)
-                outputs, _ = tree_flatten(forward(*new_args, **new_kwargs))
-                outputs = [mode.lookup(outputs[i], True) for i in places]
-            for output, (g, h) in zip(outputs, adjoints, strict=True):
-                output.slot.add(g, h)
-            del outputs, fresh
-            again.reverse()
+            with reversing():
+                with ExitStack() as stack:
+                    for context in (torch.enable_grad(), mode, *inner_modes):
+                        stack.enter_context(context)
+                    new_args, new_kwargs = tree_unflatten(fresh, spec)
+                    outputs, _ = tree_flatten(forward(*new_args, **new_kwargs))
+                    outputs = [mode.lookup(outputs[i], True) for i in places]
+                for output, (g, h) in zip(outputs, adjoints, strict=True):
+                    output.slot.add(g, h)
+                del outputs, fresh
+                again.reverse()
         finally:
             mode.tape = outer
         for copy, slot in copies:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ class DualPass:
     ``model``: any module whose forward is plain PyTorch. ``parameters``: name -> parameter, those that are varied; all
     others are constants. ``loss(model, batch)`` returns a scalar; without it ``model(**batch).loss`` is taken.
     Tangents are dicts name -> (K, *shape) and results are *added* to ``out``, dicts name -> (K, *shape) of float32
-    or float64. The model is as it was after every call, also after one that raised.
+    or float64. The model is as it was after every call, also after one that raised. ``reversing(block)``: a context
+    around the reverse sweep of each repeated block that is recomputed.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class DualPass:
         parameters: Mapping[str, nn.Parameter],
         loss: Callable[[nn.Module, Any], Tensor] | None = None,
         memory: str | int = "auto",
+        reversing: Callable[[nn.Module], Any] | None = None,
     ) -> None:
         self.model = model
-        self._memory = memory
+        self._memory, self._reversing = memory, reversing
         memory_budget(memory, 0)
         self._modules = ModuleRules(model)
         self._blocks = repeated_blocks(model)
@@ -154,8 +157,11 @@ class DualPass:
     def _prepared(self, mode: DualMode) -> Iterator[None]:
         """The model with the pass's own forward functions; all comes back afterwards."""
         policy = BlockPolicy(len(self._blocks), memory_budget(self._memory, mode.out_bytes))
+        around = self._reversing
+        contexts = [nullcontext if around is None else partial(around, block) for block in self._blocks]
         replacements = [
-            (block, lambda own, i=i: block_forward(mode, own, i, policy)) for i, block in enumerate(self._blocks)
+            (block, lambda own, i=i: block_forward(mode, own, i, policy, contexts[i]))
+            for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
         with _without_cache(self.model), replaced_forwards(replacements), followed_functions(mode):
             yield

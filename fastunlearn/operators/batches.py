@@ -28,13 +28,14 @@ Loss = Callable[[nn.Module, Mapping], Tensor]
 
 class Part(NamedTuple):
     """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences. ``place``: its number.
-    ``share``: 1 / W where W is known beforehand, else 1."""
+    ``share``: 1 / W where W is known beforehand, else 1. ``filler``: it only keeps step with other processes."""
 
     batch: dict
     weight: float
     samples: int
     place: int
     share: float = 1.0
+    filler: bool = False
 
     @property
     def factor(self) -> float:

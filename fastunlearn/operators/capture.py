@@ -68,24 +68,47 @@ class Calls:
 
 
 class Collector:
-    """Gathers the factors of every batch, by parameter and by the how-manieth call within a forward pass."""
+    """Gathers the factors of every batch, by parameter and by the how-manieth call within a forward pass.
 
-    def __init__(self):
-        self.parts: dict[tuple, list[tuple[Tensor, ...]]] = defaultdict(list)
+    ``samples``, ``tokens``: at most so many come. They are written into memory that is asked for at once, so that no
+    second copy is ever there; pages that stay empty cost nothing. ``dtype``: of inputs and gradients of layers as they
+    are kept; None keeps theirs.
+    """
+
+    def __init__(self, samples: Sequence[Sample], dtype: torch.dtype | None = None):
+        self.room = {True: sum(s.input_ids.numel() for s in samples), False: len(samples)}
+        self.dtype = dtype
+        self.parts: dict[tuple, list[Tensor]] = {}
+        self.filled: dict[tuple, int] = defaultdict(int)
         self.counts: dict[tuple, list[Tensor]] = defaultdict(list)
 
+    def _write(self, key: tuple, rows: Sequence[Tensor], room: int, dtype: torch.dtype | None) -> None:
+        at = self.filled[key]
+        held = self.parts.get(key, [])
+        if not held or at + len(rows[0]) > len(held[0]):
+            # Padding that has a gradient (a model that looks at it) takes more room than the samples' own tokens.
+            room = max(room, at + len(rows[0]), 2 * len(held[0]) if held else 0)
+            kinds = [dtype if dtype is not None and one.is_floating_point() else one.dtype for one in rows]
+            wider = [one.new_empty(room, *one.shape[1:], dtype=kind) for one, kind in zip(rows, kinds, strict=True)]
+            for buffer, old in zip(wider, held, strict=False):
+                buffer[:at] = old[:at]
+            self.parts[key] = wider
+        for buffer, one in zip(self.parts[key], rows, strict=True):
+            buffer[at : at + len(one)] = one
+        self.filled[key] = at + len(rows[0])
+
     def tokens(self, key: tuple, inputs: Tensor, gradient: Tensor, keep: Tensor) -> None:
-        self.parts[key].append((inputs[keep], gradient[keep]))
+        self._write(key, [inputs[keep], gradient[keep]], self.room[True], self.dtype)
         self.counts[key].append(keep.sum(1))
 
     def rows(self, key: tuple, rows: Tensor) -> None:
-        self.parts[key].append((rows,))
+        self._write(key, [rows], self.room[False], None)
 
     def sources(self) -> dict[str, list[Source]]:
         found: dict[str, list[Source]] = defaultdict(list)
         for key in list(self.parts):
             name, kind = key[0], key[1]
-            columns = [torch.cat(column) for column in zip(*self.parts.pop(key), strict=True)]
+            columns = [buffer[: self.filled[key]] for buffer in self.parts.pop(key)]
             if kind == "rows":
                 found[name].append(RowsSource(columns[0]))
                 continue
@@ -194,19 +217,21 @@ def capture(
     batch_size: int,
     weights: Tensor | None = None,
     strict: bool = True,
+    dtype: torch.dtype | None = None,
     on_batch=None,
 ) -> Captured:
     """The factors of ``names`` (all with a rule in ``plan``) over all samples.
 
     ``weights`` (m,): each sample's loss is times its weight. ``strict``: a parameter whose rule cannot be applied
     raises RuntimeError (the plan promised that it can);
-    otherwise its name is left out. ``on_batch(n)`` is called after each batch of n samples.
+    otherwise its name is left out. ``dtype``: that factors are kept in, default their own. ``on_batch(n)`` is called
+    after each batch of n samples.
     """
     uses = [(name, use) for name in names for use in plan.uses[name]]
     by_module: dict[str, list[tuple[str, Use]]] = defaultdict(list)
     for name, use in uses:
         by_module[use.module].append((name, use))
-    collector, sums, broken = Collector(), [], set()
+    collector, sums, broken = Collector(samples, dtype), [], set()
     with evaluation(model), FastLinears():
         calls = Calls(model, set(by_module))
         try:

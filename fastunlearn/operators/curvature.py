@@ -13,6 +13,8 @@ from fastunlearn.errors import InvalidInputError
 from .base import LinearOperator
 from .batches import Batches, Part
 from .parameters import Choice, choose_parameters
+from .sharded import Again, ShardedEngine, ShardedSpace, in_step
+from .shards import Shards
 from .space import Space
 
 if TYPE_CHECKING:
@@ -56,8 +58,11 @@ class Walk:
         if not isinstance(model, nn.Module):
             raise InvalidInputError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
         self.model, self.loss, self.allow_unused, self.memory = model, loss, allow_unused, memory
+        self.shards = Shards.of(model)
         self.parameters = choose_parameters(model, params)
-        self.space = Space(self.parameters)
+        self.space = Space(self.parameters) if self.shards is None else ShardedSpace(self.parameters, self.shards)
+        if self.shards is not None:
+            batches = Again(batches)
         self.batches = Batches(batches, self.space.device, loss=loss, reduction=reduction, weight=batch_weight)
         self._engine: DualPass | None = None
         check_evaluation(model)
@@ -66,7 +71,10 @@ class Walk:
     def engine(self) -> DualPass:
         """The dual pass over the model, made when it is first needed."""
         if self._engine is None:
-            self._engine = make_engine(self.model, self.parameters, self.loss, self.memory)
+            if self.shards is not None:
+                self._engine = ShardedEngine(self.shards, self.parameters, self.loss)
+            else:
+                self._engine = make_engine(self.model, self.parameters, self.loss, self.memory)
         return self._engine
 
     def tangents(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -81,12 +89,15 @@ class Walk:
         check_evaluation(self.model)
         weights, samples = 0.0, 0
         unused: frozenset[str] = frozenset(self.parameters)
-        for part in self.batches:
+        parts = self.batches if self.shards is None else in_step(self.batches, self.shards)
+        for part in parts:
             samples += part.samples
-            if part.weight == 0:
+            if part.weight == 0 and not part.filler:
                 continue
             weights += part.weight
             unused &= getattr(step(part), "unused", frozenset())
+        if self.shards is not None:
+            weights, samples = self.shards.total(weights, samples)
         rest = self.batches.rest(weights, samples)
         if unused and not self.allow_unused:
             name = next(name for name in self.parameters if name in unused)

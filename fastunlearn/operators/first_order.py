@@ -72,5 +72,7 @@ def jvp(
         sum_t.add_(walk.engine.jvp(part.batch, tangents).loss_t.double(), alpha=part.factor)
 
     rest = walk.average(step)
+    if walk.shards is not None:
+        sum_t = torch.tensor(walk.shards.total(*sum_t.tolist()), dtype=torch.float64, device=sum_t.device)
     answer = (sum_t / rest).to(walk.space.dtype)
     return answer[0] if form.single else answer

@@ -60,6 +60,8 @@ class Fisher(CurvatureOperator):
             model, batches, None, params,
             reduction=reduction, vectors_at_once=vectors_at_once, allow_unused=allow_unused, memory=memory,
         )  # fmt: skip
+        if kind == "sampled" and self.walk.shards is not None:
+            raise InvalidInputError("kind='sampled' needs a model that is not sharded (fully_shard): use GGN, its mean")
         self.kind, self.seed = kind, seed
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}  # by the batch's place: its labels, and those drawn
 

@@ -1,4 +1,5 @@
-"""The passes over the samples that keep no factors: one weighted backward pass, and one pass for each sample."""
+"""The passes over the samples that keep no factors: a weighted backward pass, a dual forward pass, and one pass for
+each sample."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from fastunlearn.errors import InvalidInputError
 
 from .capture import token_losses
 from .gemm import FastLinears
@@ -19,7 +22,7 @@ from .targets import make_batch
 if TYPE_CHECKING:
     from .sample_gradients import SampleGradients
 
-__all__ = ["HeadInputs", "backward_sum", "one_by_one"]
+__all__ = ["HeadInputs", "backward_sum", "forward_products", "one_by_one"]
 
 
 class _Stop(Exception):
@@ -118,6 +121,35 @@ def _by_head(self: SampleGradients, inputs: HeadInputs, part, own, c, total):
     if not x.requires_grad:  # only the output layer was chosen
         return losses * each, sample, [None] * len(self.parameters)
     return losses * each, sample, torch.autograd.grad(x, list(self.parameters.values()), gx, allow_unused=True)
+
+
+@torch.no_grad()
+def forward_products(gradients: SampleGradients, vectors: dict[str, Tensor]) -> Tensor:
+    """``G V`` (m, k) float64 for vectors (k, *shape): the derivatives of the samples' losses, by the dual pass."""
+    from .curvature import make_engine  # which reads the batches of operators
+
+    self = gradients
+    engine = make_engine(self.model, self.parameters, None, "recompute")
+    tangents = {name: vectors[name].to(p.dtype) for name, p in self.parameters.items()}
+    columns = next(iter(vectors.values())).shape[0]
+    found = torch.zeros(len(self), columns, dtype=torch.float64, device=self.device)
+    name = f"Products with {len(self)} {self.label}"
+    with evaluation(self.model), self.progress.task(name, total=len(self)) as task:
+        for start in range(0, len(self), self.batch_size):
+            part = self.samples[start : start + self.batch_size]
+            batch = make_batch(self.model, part, self.pad_token_id)
+            if bool((batch["labels"][:, 1:] != -100).any()):
+                found[start : start + len(part)] = engine.token_jvp(batch, tangents)[1].sum(-1, dtype=torch.float64).T
+            task.advance(len(part))
+    if self.row_weights is not None:
+        found *= self.row_weights.to(found)[:, None]
+    odd = torch.nonzero(~torch.isfinite(found).all(1))
+    if odd.numel():
+        raise InvalidInputError(
+            f"model: a product with the gradient of sample {int(odd[0])} (counted from 0) of the {self.label} is NaN "
+            "or infinite; check that sample, the vector and the weights, or use a wider dtype"
+        )
+    return found
 
 
 def one_by_one(gradients: SampleGradients, names: list[str]) -> dict[str, list[RowsSource]]:

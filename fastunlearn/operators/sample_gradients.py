@@ -2,7 +2,7 @@
 
     G G'^T      ``gram_blocks``          from the layers' inputs and output gradients (ghost or formed Gram)
     G^T c       ``weighted_gradient``    one backward pass of a weighted loss, or the same from kept factors
-    G v         ``dot``                  from formed tiles, one parameter at a time
+    G v         ``dot``                  one dual forward pass, or from kept factors
 
 What is kept are the factors of one capture pass (capture.py), as many parameters at a time as ``memory`` holds:
 with enough memory one pass serves all three, otherwise there is one pass per group of parameters.
@@ -22,7 +22,7 @@ from fastunlearn.resources import parse_memory
 from .capture import capture
 from .head import HeadSource
 from .losses import TokenLoss, negative_log_likelihood
-from .passes import backward_sum, one_by_one
+from .passes import backward_sum, forward_products, one_by_one
 from .plan import CapturePlan, make_plan
 from .samples import Sample
 from .sources import RowsSource, Source, tiles, weighted_sum
@@ -41,8 +41,9 @@ class SampleGradients:
     ``loss``: token loss, summed over a sample's targets. ``kind``: "empirical" takes the samples' own labels,
     "sampled" labels drawn from the model (deterministic in ``seed``). ``parameters``: by name, default all
     that require a gradient. ``memory``: for kept factors, in bytes or as "1GB" (a batch's own activations come
-    on top). ``row_weights`` (m,): each sample's loss is times its weight. ``plan``: one made before for the same
-    model and parameters, to save the trial of the rules.
+    on top). ``row_weights`` (m,): each sample's loss is times its weight. ``captures``: the dtype that factors are
+    kept in, default that of the model; products that need a pass of their own do not see it. ``plan``: one made before
+    for the same model and parameters, to save the trial of the rules.
 
     The weights must not change while this object is in use, except after all factors are kept (``passes`` with
     enough memory). ``evaluations`` counts per-sample gradients spent; ``spend(n)`` is called with each n of them.
@@ -66,6 +67,7 @@ class SampleGradients:
         label: str = "samples",
         spend: Callable[[int], None] | None = None,
         row_weights: Tensor | None = None,
+        captures: torch.dtype | None = None,
     ):
         if not len(samples):
             raise InvalidInputError("samples is empty: give at least one sample to take gradients of")
@@ -83,7 +85,7 @@ class SampleGradients:
         if kind == "sampled":
             samples = sample_labels(model, samples, pad_token_id=pad_token_id, batch_size=batch_size, seed=seed)
         self.samples = samples
-        self.row_weights = row_weights
+        self.row_weights, self.captures = row_weights, captures
         self.state: Callable[[Tensor], PassState | None] = lambda _c: None  # of the pass that sums G^T c
         self.losses: Tensor | None = None  # (m,) float64, known after the first pass
         self.evaluations = 0
@@ -104,7 +106,7 @@ class SampleGradients:
         if name not in self.plan.uses or parameter.dim() < 2:
             return len(self) * parameter.numel() * size
         head = self.model.get_output_embeddings()
-        total = 0
+        total, size = 0, size if self.captures is None else min(size, self.captures.itemsize)
         for use in self.plan.uses[name]:
             is_head = self.model.get_submodule(use.module) is head
             tokens = sum(int((s.labels != -100).sum()) if is_head else s.input_ids.numel() for s in self.samples)
@@ -147,7 +149,7 @@ class SampleGradients:
             with self.progress.task(f"Gradients of {len(self)} {self.label}", total=len(self)) as task:
                 captured = capture(
                     self.model, self.plan, ruled, self.samples, self.loss, pad_token_id=self.pad_token_id,
-                    batch_size=self.batch_size, weights=self.row_weights, on_batch=task.advance,
+                    batch_size=self.batch_size, weights=self.row_weights, dtype=self.captures, on_batch=task.advance,
                 )  # fmt: skip
             found, self.losses = captured.sources, captured.losses
             self._spend()
@@ -183,7 +185,7 @@ class SampleGradients:
 
     def passes(self) -> Iterator[tuple[str, list[Source]]]:
         """Every parameter with its factors, group by group; the factors stay when all fit in one group."""
-        if self._kept is None and sum(self.bytes_of(name) for name in self.parameters) > self.memory_bytes:
+        if not self._fit:
             walk = self.walk(self.memory_bytes)
             if walk is not None:
                 yield from walk.passes()
@@ -191,6 +193,11 @@ class SampleGradients:
         groups = self.groups()
         for names in groups:
             yield from self.sources(names, keep=len(groups) == 1).items()
+
+    @property
+    def _fit(self) -> bool:
+        """Whether the factors of all parameters are kept, or fit into the memory together."""
+        return self._kept is not None or sum(map(self.bytes_of, self.parameters)) <= self.memory_bytes
 
     @property
     def keeps_factors(self) -> bool:
@@ -202,7 +209,7 @@ class SampleGradients:
         entering = sum(s.input_ids.numel() for s in self.samples) * self._hidden_bytes()
         walk = LayerWalk.of(
             self.model, self.plan, self.samples, self.loss, pad_token_id=self.pad_token_id,
-            batch_size=self.batch_size, weights=self.row_weights, limit=max(1, limit - entering),
+            batch_size=self.batch_size, weights=self.row_weights, limit=max(1, limit - entering), dtype=self.captures,
         )  # fmt: skip
         if walk is None:
             return None
@@ -281,6 +288,10 @@ class SampleGradients:
         parts of the sum by block, with ``block_of`` giving each parameter's block."""
         columns = next(iter(vectors.values())).shape[0]
         blocks = 1 if block_of is None else 1 + max(block_of.values())
+        if blocks == 1 and not self._fit and self.loss is negative_log_likelihood:
+            found = forward_products(self, vectors)
+            self._spend()
+            return found if block_of is None else found[None]
         result = torch.zeros(blocks, len(self), columns, dtype=torch.float64, device=self.device)
         for name, sources in self.passes():
             part = sum(source.dot(vectors[name]) for source in sources)

@@ -29,6 +29,7 @@ def per_sample_dot(model: nn.Module, batches: Iterable[Mapping] | Mapping, v: Ve
     (float64 for float64 models). Raises InvalidInputError.
     """
     walk = Walk(model, batches, None, params, "sum", None, True)
+    _check_whole(walk)
     vectors, form = walk.space.read(v)
     tangents = walk.tangents(vectors)
     columns = []
@@ -57,6 +58,7 @@ def weighted_gradient(
     """
     wanted_form(form)
     walk = Walk(model, batches, None, params, "sum", None, True)
+    _check_whole(walk)
     if not isinstance(c, Tensor) or not c.is_floating_point() or c.dim() not in (1, 2) or c.numel() == 0:
         raise InvalidInputError("c must be a floating-point tensor (m,) or (m, k): a weight for each of m sequences")
     rows = (c[:, None] if c.dim() == 1 else c).to(walk.space.dtype).to(walk.space.device).T
@@ -74,3 +76,8 @@ def weighted_gradient(
 
 def _count(vectors: Mapping[str, Tensor]) -> int:
     return next(iter(vectors.values())).shape[0]
+
+
+def _check_whole(walk: Walk) -> None:
+    if walk.shards is not None:
+        raise InvalidInputError("model is sharded (fully_shard): use LowRankFisher, which has these products inside")

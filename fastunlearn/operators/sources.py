@@ -26,7 +26,7 @@ from .head import HeadSource
 __all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "outer_sums", "source_gram", "sources_gram",
            "tiles", "weighted_sum"]  # fmt: skip
 
-DOT_TOKENS = 4096  # tokens at a time in a product with a vector: bounds the scratch memory
+DOT_TOKENS = 4096  # tokens at a time in products with factors: bounds the scratch memory
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -45,8 +45,13 @@ class LinearSource:
     transposed: bool = False
 
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
-        left, x = _scaled(self.g, c, self.offsets), _wide(self.x)
-        return (x.T @ left if self.transposed else left.T @ x).view(shape)
+        per_token, total = _per_token(c, self.offsets), None
+        parts = (rows.split(DOT_TOKENS) for rows in (self.x, self.g, per_token))
+        for x, g, own in zip(*parts, strict=True):
+            left, x = _wide(g) * own[:, None].to(_wide(g).dtype), _wide(x)
+            part = nt(x.T, left.T) if self.transposed else nt(left.T, x.T)
+            total = part if total is None else total.add_(part)
+        return _wide(self.g).new_zeros(shape) if total is None else total.view(shape)
 
     def dot(self, v: Tensor) -> Tensor:
         """(m, k) float64: ``sum_t g_t . (V x_t)`` for v (k, *weight shape), without a gradient in sight."""

@@ -74,7 +74,8 @@ class SpreadGradients:
 
     def gram(self, blocks: Blocks) -> Tensor:
         """K by block, (blocks, m, m) float64, on every process."""
-        total = torch.zeros(len(blocks), len(self), len(self), dtype=torch.float64, device=self.device)
+        size = sum(self.counts)
+        total = torch.zeros(len(blocks), size, size, dtype=torch.float64, device=self.device)
         for name, own in self._passes():
             shape, block = self.parameters[name].shape, total[blocks.of[name]]
             block[self._mine, self._mine] += sources_gram(own, None, shape, self.memory_bytes // 2)

@@ -47,14 +47,16 @@ def find_layers(model: nn.Module) -> list[str]:
 
 class LayerWalk:
     """One walk over ``samples``: see :meth:`passes`. ``limit``: bytes of factors at a time. ``weights`` (m,): of the
-    samples' losses, or None. ``check(found)`` is called with every parameter's factors, ``done(losses)`` at the end.
-    Made by ``LayerWalk.of``."""
+    samples' losses, or None. ``dtype``: that factors are kept in, default their own. ``check(found)`` is called with
+    every parameter's factors, ``done(losses)`` at the end. Made by ``LayerWalk.of``."""
 
     check = done = staticmethod(lambda _found: None)
 
-    def __init__(self, model, plan: CapturePlan, samples: Sequence[Sample], pad: int, batch_size: int, weights, limit):
+    def __init__(
+        self, model, plan: CapturePlan, samples: Sequence[Sample], pad: int, batch_size: int, weights, limit, dtype=None
+    ):
         self.model, self.plan, self.samples, self.pad = model, plan, samples, pad
-        self.batch_size, self.weights, self.limit = batch_size, weights, limit
+        self.batch_size, self.weights, self.limit, self.dtype = batch_size, weights, limit, dtype
         self.layers, self.head = find_layers(model), plain_head(model)
         self.losses: Tensor | None = None
         names = {id(module): name for name, module in model.named_modules()}
@@ -110,7 +112,7 @@ class LayerWalk:
         """Every parameter with its factors, from the output to the input."""
         order = self.order()
         entries: list[list] = [[] for _ in self.layers]  # by layer, by batch: (hidden, other arguments)
-        after = Collector()
+        after = Collector(self.samples, self.dtype)
         head, gradients = self._forward(entries, after)
         pending: dict[str, list[Source]] = after.sources()
         if self.head_name and self.head_parameter in self.plan.parameters:
@@ -120,13 +122,13 @@ class LayerWalk:
             names = order[len(self.layers) - i]
             groups = self._groups(names, i)
             for number, group in enumerate(groups):
-                collector = Collector()
+                collector = Collector(self.samples, self.dtype)
                 self._layer(i, entries[i], gradients, group, collector, last=number == len(groups) - 1)
                 for name, found in collector.sources().items():
                     pending.setdefault(name, []).extend(found)
                 yield from self._ready([n for n in names if n in group], pending)
             entries[i] = []
-        collector = Collector()
+        collector = Collector(self.samples, self.dtype)
         self._before(gradients, collector)
         for name, found in collector.sources().items():
             pending.setdefault(name, []).extend(found)
@@ -160,7 +162,8 @@ class LayerWalk:
         groups, room = [set()], self.limit
         for name in inside:
             p = self.plan.parameters[name]
-            need = (tokens * sum(p.shape) if p.dim() > 1 else len(self.samples) * p.numel()) * p.element_size()
+            size = p.element_size() if self.dtype is None else min(p.element_size(), self.dtype.itemsize)
+            need = tokens * sum(p.shape) * size if p.dim() > 1 else len(self.samples) * p.numel() * p.element_size()
             if need > room and groups[-1]:
                 groups.append(set())
                 room = self.limit
@@ -277,9 +280,9 @@ class LayerWalk:
     # Whether it can be done
 
     @classmethod
-    def of(cls, model, plan, samples, loss, *, pad_token_id: int, batch_size: int, weights, limit: int):
+    def of(cls, model, plan, samples, loss, *, pad_token_id: int, batch_size: int, weights, limit: int, dtype=None):
         """A walk, or None where the model, the loss or the plan is not made for it."""
-        walk = cls(model, plan, samples, pad_token_id, batch_size, weights, limit)
+        walk = cls(model, plan, samples, pad_token_id, batch_size, weights, limit, dtype)
         fits = loss is negative_log_likelihood and not plan.generic and walk.head is not None and len(walk.layers) > 1
         return walk if fits and walk._holds() else None
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError
@@ -25,6 +26,9 @@ from fastunlearn.operators.parameters import Choice, choose_parameters
 from fastunlearn.operators.plan import make_plan
 from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.operators.samples import Sample, sample_digest, to_samples
+from fastunlearn.operators.sharded import ShardedSpace
+from fastunlearn.operators.sharded_gradients import ShardedGradients, in_step_samples, sharded_plan
+from fastunlearn.operators.shards import Shards
 from fastunlearn.operators.space import FORMS, Form, Space
 from fastunlearn.operators.spread import SpreadGradients
 from fastunlearn.operators.state import PassState
@@ -56,10 +60,14 @@ class LowRankFisher(LinearOperator):
     m x m matrices, come on top). ``params``: names, patterns or parameters, default all that require a gradient.
     ``batch_size``: rows in one pass, default as many as fit. ``seed``: of drawn labels.
 
+    ``captures``: "bfloat16" keeps the inputs and gradients of layers, of which the Gram is made, in half the memory;
+    K then has errors of about 1e-3 of its largest entries (docs/performance.md), and the damping must be above those.
+
     ``state``: a file that long passes write what they have to, every ``state_interval`` seconds; a run that was killed
     and is started again with the same arguments takes it up and ends with the same bits. ``group``: a process group of
     torch.distributed (``torch.distributed.group.WORLD``) whose processes each give their own batches; F is that of
-    all of them, in the order of ranks.
+    all of them, in the order of ranks. A model of FSDP2 (``fully_shard``) has its group already: every process gives
+    its own batches, and vectors and answers are DTensors laid out as the parameters, or flat and whole.
 
     Vectors are flat ``(P,)``, ``(P, k)``, lists, tuples or dicts, as for all operators; answers have the same form, in
     ``dtype``. ``F @ v`` is the product. The weights must stay as they are while this object is in use.
@@ -87,12 +95,17 @@ class LowRankFisher(LinearOperator):
         state: str | os.PathLike | None = None,
         state_interval: float = 60.0,
         group: Any = None,
+        captures: str | None = None,
     ):
         self._state, self._interval, self._group = state, state_interval, group
         self._storage, self._path = storage, None if path is None else os.fspath(path)
+        self._captures = captures
         self._prepare(model, damping, blocks, kind, memory, params, pad_token_id, seed, progress)
         samples = to_samples(batches)
-        self._plan = make_plan(model, self.parameters, samples, pad_token_id=pad_token_id)
+        if self._shards is None:
+            self._plan = make_plan(model, self.parameters, samples, pad_token_id=pad_token_id)
+        else:
+            self._plan = sharded_plan(self._shards, list(self.parameters), samples, pad_token_id)
         self._batch_size = self._choose_batch(samples, batch_size)
         self._factor(self._draw(samples), None)
 
@@ -100,15 +113,40 @@ class LowRankFisher(LinearOperator):
         self.damping = check_damping(damping)
         if kind not in KINDS:
             raise InvalidInputError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
-        self.model, self.kind = model, kind
+        self._shards = Shards.of(model)
         self.parameters = choose_parameters(model, params)
-        super().__init__(Space(self.parameters))
-        check_finite(self.parameters)
+        self.model, self.kind = model, kind
+        if self._shards is None:
+            super().__init__(Space(self.parameters))
+            check_finite(self.parameters)
+        else:
+            self._shard(blocks)
         self.blocks = blocks if type(blocks) is int else make_blocks(list(self.parameters), blocks)
         self._memory, self._pad, self._seed, self._progress = parse_memory(memory), pad_token_id, seed, progress
-        self._versions = versions(self.parameters)
+        self._versions = versions(self._local())
         self._rows: Rows | None = None
         self._fisher: SampleSpaceFisher | FixedBlocksFisher | None = None
+
+    def _shard(self, blocks: str | int) -> None:
+        """Sets up a model of FSDP2: see operators/shards.py."""
+        if self.kind != "empirical" or type(blocks) is int or self._state is not None:
+            raise InvalidInputError(
+                "model is sharded (fully_shard): this needs kind='empirical', blocks='model', 'layer' or 'tensor', and "
+                "no state"
+            )
+        if self._group is not None and set(dist.get_process_group_ranks(self._group)) != set(
+            dist.get_process_group_ranks(self._shards.group)
+        ):
+            raise InvalidInputError("group: a sharded model has its own group, that of its mesh; leave group out")
+        self._group, self.model = self._shards.group, self._shards.shell
+        super().__init__(ShardedSpace(self.parameters, self._shards))
+        self._shards.check_finite(self.parameters)
+
+    def _local(self) -> dict[str, Tensor]:
+        """The parameters, or of sharded ones what is here."""
+        if self._shards is None:
+            return self.parameters
+        return {name: p.to_local() for name, p in self.parameters.items()}
 
     def _choose_batch(self, samples: list[Sample], wanted: int | None) -> int:
         if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
@@ -123,7 +161,15 @@ class LowRankFisher(LinearOperator):
                 f"memory: a batch of {wanted or most} samples of {longest} tokens takes about "
                 f"{each * (wanted or most) / 1e9:.2g} GB and half of {self._memory / 1e9:.2g} GB is for batches; {mend}"
             )
+        if self._shards is not None:
+            return int(-self._shards.most(-(wanted or most)))  # the same number of batches everywhere
         return wanted or most
+
+    def _capture_dtype(self) -> torch.dtype | None:
+        wanted = getattr(self, "_captures", None)  # a Fisher from a file captures in the model's own dtype
+        if wanted not in (None, "float32", "bfloat16") or (wanted and self.dtype == torch.float64):
+            raise InvalidInputError(f"captures={wanted!r} must be None, 'float32' or 'bfloat16' (float64 models: None)")
+        return None if wanted is None else getattr(torch, wanted)
 
     def _draw(self, samples: list[Sample]) -> Rows:
         self._seed += 1  # samples that are added later get labels of their own
@@ -134,10 +180,13 @@ class LowRankFisher(LinearOperator):
     def _gradients(self, samples: list[Sample], weights: Tensor | None) -> SampleGradients:
         return SampleGradients(
             self.model, samples, pad_token_id=self._pad, plan=self._plan, batch_size=self._batch_size,
-            memory=self._memory, progress=self._progress, row_weights=weights,
+            memory=self._memory, progress=self._progress, row_weights=weights, captures=self._capture_dtype(),
         )  # fmt: skip
 
-    def _of_rows(self, rows: Rows) -> SampleGradients:
+    def _of_rows(self, rows: Rows) -> SampleGradients | ShardedGradients:
+        if self._shards is not None:
+            padded, weights = in_step_samples(rows.samples, self._shards)
+            return ShardedGradients(self._gradients(padded, weights), len(rows), self.space)
         return self._gradients(rows.samples, rows.weights if self.kind == "ggn" else None)
 
     def _factor(self, rows: Rows, gram: Tensor | None) -> None:
@@ -154,7 +203,9 @@ class LowRankFisher(LinearOperator):
                 gradients.state = lambda c: PassState(
                     f"{os.fspath(self._state)}.gradient", self._interval, self._key(rows, c.tolist())
                 )
-            if self._group is not None:
+            if self._shards is not None:
+                common = {"samples": len(gradients), "signs": None}
+            elif self._group is not None:
                 gradients = SpreadGradients(gradients, self._group)
                 common = {"samples": len(gradients), "signs": None}
             fisher = SampleSpaceFisher(gradients, self.damping, blocks=self.blocks, gram=gram, state=state, **common)
@@ -169,7 +220,7 @@ class LowRankFisher(LinearOperator):
     def _ready(self) -> SampleSpaceFisher | FixedBlocksFisher:
         if self._fisher is None:
             raise InvalidInputError("this Fisher was purged by forget_personal_data(): make a new one from its samples")
-        if versions(self.parameters) != self._versions:
+        if versions(self._local()) != self._versions:
             raise InvalidInputError("the model's weights have changed since this Fisher was made: make a new one")
         return self._fisher
 

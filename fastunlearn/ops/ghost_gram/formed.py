@@ -19,6 +19,7 @@ from fastunlearn.ops._gemm import nt
 
 from ._arguments import Side, accumulator, segments
 
+WIDENED = 4096  # tokens of a half type that are widened at a time
 PANEL = 128  # samples in a row panel of the symmetric product: below it, halving the work gains nothing
 
 
@@ -41,17 +42,22 @@ def tile_shape(samples: int, d_in: int, d_out: int, itemsize: int, memory_bytes:
 def _form(side: Side, rows: slice, columns: slice, buffer: Tensor) -> Tensor:
     """Every sample's gradient on one tile of the weight, (m, rows * columns), in ``buffer``."""
     dtype = buffer.dtype
-    x, g = side.x[:, columns].to(dtype), side.g[:, rows].to(dtype)
+    x, g = side.x[:, columns], side.g[:, rows]
     height, width = g.shape[1], x.shape[1]
     formed = buffer[: side.samples * height * width].view(side.samples, height, width)
     lengths = side.offsets.diff()
     if side.samples and side.tokens and bool((lengths == lengths[0]).all()):
         length = int(lengths[0])
-        torch.bmm(g.view(-1, length, height).transpose(1, 2), x.view(-1, length, width), out=formed)
+        # Half types are widened a few samples at a time: a wide copy of all is what they were to save.
+        step = side.samples if x.dtype == dtype else max(1, WIDENED // length)
+        for first in range(0, side.samples, step):
+            some = slice(first * length, (first + step) * length)
+            left, right = g[some].to(dtype).view(-1, length, height), x[some].to(dtype).view(-1, length, width)
+            torch.bmm(left.transpose(1, 2), right, out=formed[first : first + step])
     else:
         bounds = side.offsets.tolist()
         for i, (a, b) in enumerate(itertools.pairwise(bounds)):
-            torch.mm(g[a:b].T, x[a:b], out=formed[i]) if b > a else formed[i].zero_()
+            torch.mm(g[a:b].T.to(dtype), x[a:b].to(dtype), out=formed[i]) if b > a else formed[i].zero_()
     return formed.view(side.samples, height * width)
 
 
