@@ -102,6 +102,7 @@ def exact() -> list[dict]:
             dense = damping * torch.eye(g.shape[1]).double() + g.T @ g / len(g)
             dense = torch.where(owner[:, None] == owner[None, :], dense, 0)
             small = fu.LowRankFisher(narrow, batch, damping, blocks=blocks)
+            fine = fu.LowRankFisher(narrow, batch, damping, blocks=blocks, precision="float64")
             truth = refined(dense, g, owner, damping, c, None)
             cases.append({
                 "blocks": blocks, "damping": damping,
@@ -109,6 +110,7 @@ def exact() -> list[dict]:
                 "float64 push-through": error(fisher.solve_samples(c), truth),
                 "float64 dense solve": error(torch.linalg.solve(dense, g.T @ c), truth),
                 "float32 push-through": error(small.solve_samples(c), truth),
+                "float32 weights, precision float64": error(fine.solve_samples(c), truth),
             })  # fmt: skip
             print(cases[-1])
     return cases

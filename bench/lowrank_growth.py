@@ -88,6 +88,7 @@ def predicted_seconds(m: int, tokens: int, rates: dict[str, float], walked: bool
 def point(m: int, tokens: int, memory: str) -> dict:
     import fastunlearn as fu
     from fastunlearn.microbench.shapes import make_batch
+    from fastunlearn.operators.budget import plan_bytes
 
     model = make_model()
     batch, rates = make_batch(model, tokens, m), speeds()
@@ -110,7 +111,7 @@ def point(m: int, tokens: int, memory: str) -> dict:
     return {
         "samples": m, "tokens": tokens, **seconds, "peak_bytes": peak, "predicted seconds": predicted,
         "of predicted": seconds["seconds"] / predicted, "kept factors": gradients.keeps_factors,
-        "predicted bytes": gradients.plan_bytes(1), "rates": rates,
+        "predicted bytes": plan_bytes(gradients), "rates": rates,
     }  # fmt: skip
 
 

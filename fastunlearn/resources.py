@@ -16,7 +16,7 @@ import torch
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["Usage", "measured", "parse_memory", "process_seconds", "resident_bytes"]
+__all__ = ["Usage", "measured", "parse_memory", "process_seconds", "resident_bytes", "trim"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -65,10 +65,9 @@ def _reset_host_peak() -> bool:
     return True
 
 
-def _trim() -> None:
-    """Gives memory that is free inside the C library back to the system. Without it a block that re-uses what
-    an earlier one has freed would look smaller than it is. Nothing happens on a C library other than
-    glibc."""
+def trim() -> None:
+    """Gives memory that is free inside the C library back to the system, so that the next peak does not stand on what
+    an earlier step has left. Nothing happens on a C library other than glibc."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
@@ -107,7 +106,7 @@ def measured(device: str | torch.device = "cpu") -> Iterator[Usage]:
     usage = Usage(device)
     with _lock:
         if device.type == "cpu" and not _open:
-            _trim()
+            trim()
         _fold(device)
         start = torch.cuda.memory_allocated(device) if device.type == "cuda" else _host_bytes("VmRSS")
         usage._start_bytes = start or 0

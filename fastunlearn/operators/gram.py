@@ -31,7 +31,8 @@ def gram_blocks(
     out = {pair: torch.zeros(shape, dtype=torch.float64, device=first.device) for pair, shape in shapes.items()}
     done = _taken_up(out, state)
     with first.progress.task("Gram of the gradients", total=len(first.parameters), unit="tensor") as task:
-        for name, found in together(sides, limit):
+        beside = 3 * sum(sums.nbytes for sums in out.values())  # they, a damped copy and its factor
+        for name, found in together(sides, limit, beside):
             for a, b in pairs if name not in done else ():
                 other = None if a == b else found[b]
                 part = sources_gram(found[a], other, first.parameters[name].shape, first.memory_bytes // 8)
@@ -53,8 +54,11 @@ def _taken_up(out: dict[tuple[int, int], Tensor], state: PassState | None) -> li
     return list(facts.get("done", []))
 
 
-def together(sides: Sequence[SampleGradients], limit: int) -> Iterator[tuple[str, list[list[Source]]]]:
-    """Each parameter's name with its factors on every side, holding at most ``limit`` bytes of factors of all."""
+def together(
+    sides: Sequence[SampleGradients], limit: int, beside: int = 0
+) -> Iterator[tuple[str, list[list[Source]]]]:
+    """Each parameter's name with its factors on every side, holding at most ``limit`` bytes of factors of all; in a
+    walk ``beside`` bytes of the memory are others'."""
     first = sides[0]
     total = {name: sum(side.bytes_of(name) for side in sides) for name in first.parameters}
     if sum(total.values()) <= limit:
@@ -62,8 +66,7 @@ def together(sides: Sequence[SampleGradients], limit: int) -> Iterator[tuple[str
         for name in first.parameters:
             yield name, [side[name] for side in found]
         return
-    # A walk keeps what enters every layer as well: it gets another quarter of the memory, and tiles an eighth.
-    walks = [side.walk(first.memory_bytes * 3 // 4 // len(sides)) for side in sides]
+    walks = [side.walk(first.memory_bytes // len(sides), beside // len(sides)) for side in sides]
     if all(walk is not None for walk in walks):
         for parts in zip(*(walk.passes() for walk in walks), strict=True):
             name = parts[0][0]

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 
 from .gemm import nt
 
-__all__ = ["HeadSource", "head_backward", "plain_head"]
+__all__ = ["HeadSource", "head_backward", "plain_head", "stretch"]
 
-TOKENS = 1024  # of which the logits exist at a time
+LOGITS_BYTES = 2**26  # of the logits that exist at a time
+
+
+def stretch(weight: Tensor) -> int:
+    """Tokens of which the logits exist at a time; at most 1024, at least 64."""
+    return max(64, min(1024, LOGITS_BYTES // max(1, weight.shape[0] * weight.element_size())))
 
 
 def plain_head(model: nn.Module) -> nn.Linear | None:
@@ -31,8 +36,9 @@ def head_backward(
     """Of tokens x (n, d) with labels (n,): losses (n,), their log-sum-exp (n,), and the gradient in x (n, d) of
     ``sum scale * loss``. ``weight_out`` (V, d): the gradient in the weight is added to it."""
     losses, lse, gx = x.new_empty(len(x)), x.new_empty(len(x)), torch.empty_like(x)
-    for start in range(0, len(x), TOKENS):
-        some = slice(start, start + TOKENS)
+    step = stretch(weight)
+    for start in range(0, len(x), step):
+        some = slice(start, start + step)
         z, own = nt(x[some], weight), labels[some, None]
         lse[some] = torch.logsumexp(z, 1)
         losses[some] = lse[some] - z.gather(1, own)[:, 0]
@@ -74,16 +80,17 @@ class HeadSource:
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
         per_token = torch.repeat_interleave(c.to(self.x), self.offsets.diff())
         out = torch.zeros(shape, dtype=self.x.dtype, device=self.x.device)
-        for start in range(0, len(self.x), TOKENS):
-            some = slice(start, start + TOKENS)
+        step = stretch(self.weight)
+        for start in range(0, len(self.x), step):
+            some = slice(start, start + step)
             g = self.gradient(0, shape[0], some).mul_(per_token[some, None])
             out += nt(g.t(), self.x[some].t())
         return out
 
     def dot(self, v: Tensor) -> Tensor:
-        parts = []
-        for start in range(0, len(self.x), TOKENS):
-            some = slice(start, start + TOKENS)
+        parts, step = [], stretch(self.weight)
+        for start in range(0, len(self.x), step):
+            some = slice(start, start + step)
             g = self.gradient(0, self.weight.shape[0], some)
             parts.append(torch.stack([(nt(self.x[some], one.to(g)) * g).sum(1, dtype=torch.float64) for one in v], 1))
         owner = torch.repeat_interleave(torch.arange(self.offsets.numel() - 1), self.offsets.diff())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["check_finite", "evaluation", "select_parameters"]
+__all__ = ["check_finite", "evaluation", "select_parameters", "widened"]
 
 
 def select_parameters(model: nn.Module, patterns: Sequence[str] | str | None = None) -> dict[str, nn.Parameter]:
@@ -81,3 +81,17 @@ def evaluation(model: nn.Module, trainable: Sequence[nn.Parameter] = ()) -> Iter
             module.training = mode
         for p, flag in flags:
             p.requires_grad_(flag)
+
+
+@contextmanager
+def widened(model: nn.Module) -> Iterator[None]:
+    """The model with its weights and buffers in float64; the tensors that it had come back afterwards."""
+    tensors = [*model.parameters(), *model.buffers()]
+    held = [(t, t.data) for t in tensors if t.is_floating_point() and t.dtype != torch.float64]
+    try:
+        for tensor, data in held:
+            tensor.data = data.double()
+        yield
+    finally:
+        for tensor, data in held:
+            tensor.data = data

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.resources import trim
 
 from .capture import token_losses
 from .gemm import FastLinears
@@ -102,6 +103,7 @@ def backward_sum(gradients: SampleGradients, c: Tensor) -> dict[str, Tensor]:
     if state is not None:
         state.remove()
     self.losses = torch.cat(sums)
+    trim()
     return total
 
 

@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from fastunlearn.data.encode import IGNORE, Encoded
+from fastunlearn.resources import trim
+
 from .losses import negative_log_likelihood
 from .model_state import evaluation
 from .samples import Sample
 from .targets import make_batch, target_logits
 
-__all__ = ["CapturePlan", "Use", "make_plan"]
+__all__ = ["CapturePlan", "Use", "make_plan", "short_samples"]
 
-PROBE_SAMPLES = 4
+PROBE_SAMPLES, PROBE_TOKENS = 4, 32
 # Relative, per dtype of the parameter. Float64 is loose because many models' norms compute in float32 whatever
 # the weights are; a rule that does not hold is wrong by tens of percent.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
@@ -72,10 +75,22 @@ def make_plan(
                 plan.generic.append(name)
             else:
                 plan.uses.setdefault(name, []).append(Use(module_name, attribute, kind))
-    for name in set(plan.generic) | _failing(model, plan, samples[:PROBE_SAMPLES], pad_token_id):
+    for name in set(plan.generic) | _failing(model, plan, short_samples(samples), pad_token_id):
         plan.uses.pop(name, None)
     plan.generic = [name for name in parameters if name not in plan.uses]
     return plan
+
+
+def short_samples(samples: Sequence[Sample]) -> list[Sample]:
+    """The first few samples, cut to a few tokens around their first target: a rule does not depend on the length."""
+    found = []
+    for sample in samples[:PROBE_SAMPLES]:
+        targets = torch.nonzero(sample.labels[1:] != IGNORE)
+        start = max(0, int(targets[0]) - PROBE_TOKENS // 2) if len(targets) else 0
+        some = slice(start, start + PROBE_TOKENS)
+        plain = isinstance(sample, Encoded)
+        found.append(Encoded(sample.input_ids[some], sample.labels[some]) if plain else sample)
+    return found
 
 
 def _failing(model: nn.Module, plan: CapturePlan, samples: Sequence[Sample], pad_token_id: int) -> set[str]:
@@ -107,4 +122,6 @@ def _failing(model: nn.Module, plan: CapturePlan, samples: Sequence[Sample], pad
         scale = expected.norm().clamp_min(torch.finfo(expected.dtype).tiny)
         if not bool((got - expected).norm() <= TOLERANCE.get(expected.dtype, 1e-3) * scale):
             failing.add(name)
+    del truth, captured
+    trim()
     return failing

@@ -19,6 +19,7 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.progress import NO_PROGRESS, Progress
 from fastunlearn.resources import parse_memory
 
+from .budget import entering_bytes, pass_bytes
 from .capture import capture
 from .head import HeadSource
 from .losses import TokenLoss, negative_log_likelihood
@@ -28,7 +29,7 @@ from .samples import Sample
 from .sources import RowsSource, Source, tiles, weighted_sum
 from .state import PassState
 from .targets import sample_labels
-from .walk import LayerWalk, find_layers
+from .walk import LayerWalk
 
 __all__ = ["KINDS", "SampleGradients"]
 
@@ -124,7 +125,7 @@ class SampleGradients:
         room = limit
         for name in self.parameters:
             need = self.bytes_of(name)
-            self._check_room(name, need, limit)
+            self._check_room(name, need, limit, limit)
             if need > room and groups[-1]:
                 groups.append([])
                 room = limit
@@ -132,11 +133,13 @@ class SampleGradients:
             room -= need
         return groups
 
-    def _check_room(self, name: str, need: int, limit: int) -> None:
-        if need > limit:
+    def _check_room(self, name: str, need: int, room: int, limit: int) -> None:
+        if need > room:
+            least = 8 / 7 * (need + limit - limit // 8 - room) if room < limit else need
             raise InvalidInputError(
                 f"memory: the factors of {name!r} for {len(self)} {self.label} take {need / 1e9:.2g} GB and "
-                f"{limit / 1e9:.2g} GB are allowed; raise memory, use fewer samples, or freeze that parameter"
+                f"{max(0, room) / 1e9:.2g} GB are left for them; raise memory (here by a factor of "
+                f"{least / limit:.2f}), use fewer samples, or freeze that parameter"
             )
 
     def sources(self, names: Sequence[str], keep: bool = False) -> dict[str, list[Source]]:
@@ -204,32 +207,30 @@ class SampleGradients:
         """Whether all factors are in memory: products then no longer depend on the model's present weights."""
         return self._kept is not None
 
-    def walk(self, limit: int) -> LayerWalk | None:
-        """A capture layer by layer with at most about ``limit`` bytes, where the model allows it (walk.py)."""
-        entering = sum(s.input_ids.numel() for s in self.samples) * self._hidden_bytes()
+    def walk_room(self, limit: int, beside: int = 0) -> int:
+        """Bytes left for factors in a walk with at most about ``limit`` bytes, of which ``beside`` are others'."""
+        return limit - limit // 8 - beside - entering_bytes(self) - pass_bytes(self, True)
+
+    def walk(self, limit: int, beside: int = 0) -> LayerWalk | None:
+        """A capture layer by layer with at most about ``limit`` bytes, where the model allows it (walk.py). An eighth
+        is for tiles; ``beside``: bytes for what else is there. Raises InvalidInputError where that is too little."""
+        room = self.walk_room(limit, beside)
         walk = LayerWalk.of(
             self.model, self.plan, self.samples, self.loss, pad_token_id=self.pad_token_id,
-            batch_size=self.batch_size, weights=self.row_weights, limit=max(1, limit - entering), dtype=self.captures,
+            batch_size=self.batch_size, weights=self.row_weights, limit=max(1, room), dtype=self.captures,
         )  # fmt: skip
         if walk is None:
             return None
         for name, p in self.parameters.items():
             logits = len(p) if p is walk.head.weight else 0  # the gradients of the output layer are not kept
             need = self.bytes_of(name) * (p.shape[-1] + 1) // (p.shape[-1] + max(logits, 1))
-            self._check_room(name, need + entering, limit)
+            self._check_room(name, need, room, limit)
         walk.check, walk.done = self._check, self._seen
         return walk
 
     def _seen(self, losses: Tensor) -> None:
         self.losses = losses
         self._spend()
-
-    def _hidden_bytes(self) -> int:
-        """Bytes that a walk keeps for each token: what enters each layer, and two gradients."""
-        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
-        if head is None:
-            return 0
-        return (len(find_layers(self.model)) + 3) * head.weight.shape[1] * head.weight.element_size()
 
     def forget_factors(self) -> None:
         """Frees the kept factors."""
@@ -271,17 +272,6 @@ class SampleGradients:
             own, shape = weights[block_of[name]].to(self.device), self.parameters[name].shape
             found[name] = torch.stack([weighted_sum(sources, own[:, j], shape) for j in range(own.shape[1])])
         return self._in_order(found)
-
-    def batch_bytes(self, batch_size: int) -> int:
-        """About how many bytes one batch of the longest samples takes during a pass: its logits, their softmax and
-        its gradient, and the inputs and outputs of the layers at hand, a copy and a half of each."""
-        longest = max(s.input_ids.numel() for s in self.samples)
-        layers = [p for name, p in self.parameters.items() if p.dim() == 2 and name in self.plan.uses]
-        head = self.model.get_output_embeddings()
-        classes = head.weight.shape[0] if head is not None else 0
-        width = sum(sum(p.shape) for p in layers if p.shape[0] != classes)
-        size = next(iter(self.parameters.values())).element_size()
-        return batch_size * longest * (4 * classes * max(4, size) + int(1.5 * width * size))
 
     def dot(self, vectors: dict[str, Tensor], block_of: dict[str, int] | None = None) -> Tensor:
         """``G V`` for k vectors given by parameter as (k, *shape): (m, k) float64, or (blocks, m, k), the

@@ -70,6 +70,8 @@ class Shards:
         made: dict[str, nn.Parameter] = {}
         for name, data in self._data.items():
             made[name] = nn.Parameter(data, requires_grad=self.origin[name].requires_grad)
+            # .data counts its versions for itself: autograd need not know of memory that comes and goes
+            self._data[name] = made[name].data
             data.untyped_storage().resize_(0)
         self.shell = _plain_copy(model, lambda p: made[names[id(p)]] if id(p) in names else p, {})
         self.parameters = {name: p for name, p in self.shell.named_parameters() if name in self.origin}
@@ -101,7 +103,7 @@ class Shards:
             own = [name for name in own if name not in held]
             held.update(own)
             self._blocks[id(block)] = own
-            block.register_forward_pre_hook(lambda _m, _a, own=own: self.gather(own))
+            block.register_forward_pre_hook(lambda _m, _a, own=own: self._enter(own))
             block.register_forward_hook(lambda _m, _a, output, own=own: self._leave(own, output), always_call=True)
         self.rest = [name for name in self.origin if name not in held]
 
@@ -138,6 +140,12 @@ class Shards:
                 if self._counts[name] == 0:
                     for place in [self._data[name], *(self._tangents[name][1:] if name in self._tangents else ())]:
                         place.untyped_storage().resize_(0)
+
+    def _enter(self, own: list[str]) -> None:
+        if self._backward is not None:
+            self.release(self._backward)
+            self._backward = None
+        self.gather(own)
 
     def _leave(self, own: list[str], output: Any) -> None:
         self.release(own)

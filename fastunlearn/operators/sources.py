@@ -26,6 +26,7 @@ from .head import HeadSource
 __all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "outer_sums", "source_gram", "sources_gram",
            "tiles", "weighted_sum"]  # fmt: skip
 
+NARROW = 4096  # weights of a parameter whose explicit gradients are summed in float64
 DOT_TOKENS = 4096  # tokens at a time in products with factors: bounds the scratch memory
 
 
@@ -97,13 +98,18 @@ class EmbeddingSource:
 
 @dataclass
 class RowsSource:
-    """rows (m, p): explicit gradients, flat."""
+    """rows (m, p): explicit gradients, flat. Narrow ones (norms, biases) are summed in float64: as a block of their own
+    their Gram is often singular or nearly so, and a solve magnifies what rounding leaves."""
 
     rows: Tensor
 
+    def fine(self) -> Tensor:
+        """The rows, in float64 where they are narrow."""
+        return self.rows.double() if self.rows.shape[1] <= max(NARROW, self.rows.shape[0]) else _wide(self.rows)
+
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
-        rows = _wide(self.rows)
-        return (c.to(rows) @ rows).view(shape)
+        rows = self.fine()
+        return (c.to(rows) @ rows).view(shape).to(_wide(self.rows).dtype)
 
     def dot(self, v: Tensor) -> Tensor:
         rows = _wide(self.rows)
@@ -202,7 +208,10 @@ def sources_gram(a: list[Source], b: list[Source] | None, shape: torch.Size, mem
 def source_gram(a: Source, b: Source | None, memory_bytes: int) -> Tensor:
     """Inner products of the gradients of two sources of one parameter, (m_a, m_b); None: of ``a`` with itself."""
     if isinstance(a, RowsSource):
-        return rows_gram(a.rows, None if b is None else b.rows)
+        left, right = a.fine(), None if b is None else b.fine()
+        if right is not None and left.dtype != right.dtype:
+            left, right = left.double(), right.double()
+        return rows_gram(left, right)
     other = a if b is None else b
     if isinstance(a, LinearSource) and isinstance(other, LinearSource):
         if a.transposed != other.transposed:

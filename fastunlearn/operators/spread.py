@@ -95,7 +95,7 @@ class SpreadGradients:
         """The local factors, in an order that is the same on all processes: either all walk, or none."""
         local, limit = self.local, self.memory_bytes // 2
         need = torch.tensor([float(sum(local.bytes_of(name) for name in self.parameters)), 0.0])
-        walk = local.walk(limit) if need[0] > limit else None
+        walk = local.walk(self.memory_bytes // 2) if need[0] > limit else None
         dist.all_reduce(need, op=dist.ReduceOp.MAX, group=self.group)
         if need[0] <= limit:
             yield from local.sources(list(self.parameters), keep=True).items()

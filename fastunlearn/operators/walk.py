@@ -17,12 +17,14 @@ from contextlib import ExitStack, suppress
 import torch
 from torch import Tensor, nn
 
+from fastunlearn.resources import trim
+
 from .capture import Calls, Collector, record_calls
 from .gemm import FastLinears
 from .head import HeadSource, head_backward, plain_head
 from .losses import negative_log_likelihood
 from .model_state import evaluation
-from .plan import CapturePlan
+from .plan import CapturePlan, short_samples
 from .samples import Sample
 from .sources import Source
 from .targets import make_batch
@@ -128,6 +130,7 @@ class LayerWalk:
                     pending.setdefault(name, []).extend(found)
                 yield from self._ready([n for n in names if n in group], pending)
             entries[i] = []
+            trim()
         collector = Collector(self.samples, self.dtype)
         self._before(gradients, collector)
         for name, found in collector.sources().items():
@@ -289,7 +292,7 @@ class LayerWalk:
     def _holds(self) -> bool:
         from .capture import capture
 
-        some = list(self.samples[:2])
+        some = short_samples(self.samples)[:2]
         weights = None if self.weights is None else self.weights[: len(some)]
         trial = LayerWalk(self.model, self.plan, some, self.pad, len(some), weights, 2**62)
         c = torch.tensor([1.0, -0.7][: len(some)], dtype=torch.float64)

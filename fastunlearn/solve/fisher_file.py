@@ -56,6 +56,7 @@ def load(kind, path: str | os.PathLike, model: nn.Module, *, memory: int | str =
     damping, blocks, sort = settings
     found = kind.__new__(kind)
     found._state = found._group = found._storage = found._path = None
+    found._precision = "model"
     found._prepare(model, damping, blocks, sort, memory, names, pad, seed, progress)
     if list(found.parameters) != names or fingerprint(found.parameters) != weights:
         raise InvalidInputError("path: this Fisher was saved for other weights than the model has now: make it anew")

@@ -10,43 +10,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError
-from fastunlearn.operators.base import LinearOperator
-from fastunlearn.operators.blocks import make_blocks
 from fastunlearn.operators.gram import gram_blocks
-from fastunlearn.operators.model_state import check_finite
-from fastunlearn.operators.parameters import Choice, choose_parameters
+from fastunlearn.operators.parameters import Choice
 from fastunlearn.operators.plan import make_plan
-from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.operators.samples import Sample, sample_digest, to_samples
-from fastunlearn.operators.sharded import ShardedSpace
-from fastunlearn.operators.sharded_gradients import ShardedGradients, in_step_samples, sharded_plan
-from fastunlearn.operators.shards import Shards
-from fastunlearn.operators.space import FORMS, Form, Space
-from fastunlearn.operators.spread import SpreadGradients
-from fastunlearn.operators.state import PassState
+from fastunlearn.operators.samples import Sample, to_samples
+from fastunlearn.operators.sharded_gradients import sharded_plan
+from fastunlearn.operators.space import FORMS, Form
 from fastunlearn.progress import Progress
-from fastunlearn.resources import parse_memory
 
 from . import fisher_file
-from .fingerprint import fingerprint, versions
+from .fisher_parts import FisherParts
 from .fixed_blocks import FixedBlocksFisher
-from .rows import KINDS, Rows, draw_rows
-from .sample_space import SampleSpaceFisher, check_damping
+from .rows import Rows
 
 __all__ = ["LowRankFisher"]
 
-MOST_PER_BATCH = 32
+
+def _in_precision(method):
+    """The method with the model's weights in the precision that was asked for."""
+
+    @wraps(method)
+    def run(self, *args, **kwargs):
+        self._ready()
+        with self._passes():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
-class LowRankFisher(LinearOperator):
+class LowRankFisher(FisherParts):
     """``LowRankFisher(model, batches, damping)``: F above at the model's present weights, factored once.
 
     ``batches``: mappings as the model takes them, with ``input_ids`` and ``labels`` (B, T) int64, or encoded samples;
@@ -60,8 +60,10 @@ class LowRankFisher(LinearOperator):
     m x m matrices, come on top). ``params``: names, patterns or parameters, default all that require a gradient.
     ``batch_size``: rows in one pass, default as many as fit. ``seed``: of drawn labels.
 
-    ``captures``: "bfloat16" keeps the inputs and gradients of layers, of which the Gram is made, in half the memory;
-    K then has errors of about 1e-3 of its largest entries (docs/performance.md), and the damping must be above those.
+    ``precision`` of the samples' gradients: "model", as they come; "float64": passes with the weights widened for the
+    time, and answers in float64, for blocks with about as few weights as there are samples (norms, biases), whose
+    solves magnify the last digits; "bfloat16": inputs and gradients of layers, of which the Gram is made, are kept in
+    half the memory, for an error of about 1e-3 in K.
 
     ``state``: a file that long passes write what they have to, every ``state_interval`` seconds; a run that was killed
     and is started again with the same arguments takes it up and ends with the same bits. ``group``: a process group of
@@ -95,134 +97,20 @@ class LowRankFisher(LinearOperator):
         state: str | os.PathLike | None = None,
         state_interval: float = 60.0,
         group: Any = None,
-        captures: str | None = None,
+        precision: str = "model",
     ):
         self._state, self._interval, self._group = state, state_interval, group
         self._storage, self._path = storage, None if path is None else os.fspath(path)
-        self._captures = captures
+        self._precision = precision
         self._prepare(model, damping, blocks, kind, memory, params, pad_token_id, seed, progress)
         samples = to_samples(batches)
-        if self._shards is None:
-            self._plan = make_plan(model, self.parameters, samples, pad_token_id=pad_token_id)
-        else:
-            self._plan = sharded_plan(self._shards, list(self.parameters), samples, pad_token_id)
-        self._batch_size = self._choose_batch(samples, batch_size)
-        self._factor(self._draw(samples), None)
-
-    def _prepare(self, model, damping, blocks, kind, memory, params, pad_token_id, seed, progress) -> None:
-        self.damping = check_damping(damping)
-        if kind not in KINDS:
-            raise InvalidInputError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
-        self._shards = Shards.of(model)
-        self.parameters = choose_parameters(model, params)
-        self.model, self.kind = model, kind
-        if self._shards is None:
-            super().__init__(Space(self.parameters))
-            check_finite(self.parameters)
-        else:
-            self._shard(blocks)
-        self.blocks = blocks if type(blocks) is int else make_blocks(list(self.parameters), blocks)
-        self._memory, self._pad, self._seed, self._progress = parse_memory(memory), pad_token_id, seed, progress
-        self._versions = versions(self._local())
-        self._rows: Rows | None = None
-        self._fisher: SampleSpaceFisher | FixedBlocksFisher | None = None
-
-    def _shard(self, blocks: str | int) -> None:
-        """Sets up a model of FSDP2: see operators/shards.py."""
-        if self.kind != "empirical" or type(blocks) is int or self._state is not None:
-            raise InvalidInputError(
-                "model is sharded (fully_shard): this needs kind='empirical', blocks='model', 'layer' or 'tensor', and "
-                "no state"
-            )
-        if self._group is not None and set(dist.get_process_group_ranks(self._group)) != set(
-            dist.get_process_group_ranks(self._shards.group)
-        ):
-            raise InvalidInputError("group: a sharded model has its own group, that of its mesh; leave group out")
-        self._group, self.model = self._shards.group, self._shards.shell
-        super().__init__(ShardedSpace(self.parameters, self._shards))
-        self._shards.check_finite(self.parameters)
-
-    def _local(self) -> dict[str, Tensor]:
-        """The parameters, or of sharded ones what is here."""
-        if self._shards is None:
-            return self.parameters
-        return {name: p.to_local() for name, p in self.parameters.items()}
-
-    def _choose_batch(self, samples: list[Sample], wanted: int | None) -> int:
-        if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
-            raise InvalidInputError(f"batch_size={wanted!r} must be an integer of at least 1, or None")
-        self._batch_size = 1
-        each, limit = self._gradients(samples, None).batch_bytes(1), self._memory // 2
-        most = max(1, min(MOST_PER_BATCH, limit // each))
-        if each * (wanted or most) > limit:
-            longest = max(s.input_ids.numel() for s in samples)
-            mend = f"batch_size={most} would fit" if each <= limit else f"give memory at least {2 * each / 1e9:.2g}GB"
-            raise InvalidInputError(
-                f"memory: a batch of {wanted or most} samples of {longest} tokens takes about "
-                f"{each * (wanted or most) / 1e9:.2g} GB and half of {self._memory / 1e9:.2g} GB is for batches; {mend}"
-            )
-        if self._shards is not None:
-            return int(-self._shards.most(-(wanted or most)))  # the same number of batches everywhere
-        return wanted or most
-
-    def _capture_dtype(self) -> torch.dtype | None:
-        wanted = getattr(self, "_captures", None)  # a Fisher from a file captures in the model's own dtype
-        if wanted not in (None, "float32", "bfloat16") or (wanted and self.dtype == torch.float64):
-            raise InvalidInputError(f"captures={wanted!r} must be None, 'float32' or 'bfloat16' (float64 models: None)")
-        return None if wanted is None else getattr(torch, wanted)
-
-    def _draw(self, samples: list[Sample]) -> Rows:
-        self._seed += 1  # samples that are added later get labels of their own
-        return draw_rows(
-            self.model, samples, self.kind, pad_token_id=self._pad, batch_size=self._batch_size, seed=self._seed - 1
-        )
-
-    def _gradients(self, samples: list[Sample], weights: Tensor | None) -> SampleGradients:
-        return SampleGradients(
-            self.model, samples, pad_token_id=self._pad, plan=self._plan, batch_size=self._batch_size,
-            memory=self._memory, progress=self._progress, row_weights=weights, captures=self._capture_dtype(),
-        )  # fmt: skip
-
-    def _of_rows(self, rows: Rows) -> SampleGradients | ShardedGradients:
-        if self._shards is not None:
-            padded, weights = in_step_samples(rows.samples, self._shards)
-            return ShardedGradients(self._gradients(padded, weights), len(rows), self.space)
-        return self._gradients(rows.samples, rows.weights if self.kind == "ggn" else None)
-
-    def _factor(self, rows: Rows, gram: Tensor | None) -> None:
-        gradients, common = self._of_rows(rows), {"samples": rows.count, "signs": rows.signs}
-        if type(self.blocks) is int:
-            fisher = FixedBlocksFisher(
-                gradients, self.damping, width=self.blocks, space=self.space, storage=self._storage, path=self._path,
-                **common,
-            )  # fmt: skip
-        else:
-            state = None
-            if self._state is not None and gram is None:
-                state = PassState(self._state, self._interval, self._key(rows, "gram"))
-                gradients.state = lambda c: PassState(
-                    f"{os.fspath(self._state)}.gradient", self._interval, self._key(rows, c.tolist())
-                )
-            if self._shards is not None:
-                common = {"samples": len(gradients), "signs": None}
-            elif self._group is not None:
-                gradients = SpreadGradients(gradients, self._group)
-                common = {"samples": len(gradients), "signs": None}
-            fisher = SampleSpaceFisher(gradients, self.damping, blocks=self.blocks, gram=gram, state=state, **common)
-        self._rows, self._fisher = rows, fisher  # only now: a refusal leaves the object as it was
-
-    def _key(self, rows: Rows, what: object) -> list:
-        """What a pass depends on, to the bit."""
-        labels = [sample_digest(sample) for sample in rows.samples]
-        settings = [self.kind, str(self.blocks), self._memory, self._batch_size, torch.get_num_threads()]
-        return [fingerprint(self.parameters), labels, rows.weights.tolist(), settings, what]
-
-    def _ready(self) -> SampleSpaceFisher | FixedBlocksFisher:
-        if self._fisher is None:
-            raise InvalidInputError("this Fisher was purged by forget_personal_data(): make a new one from its samples")
-        if versions(self._local()) != self._versions:
-            raise InvalidInputError("the model's weights have changed since this Fisher was made: make a new one")
-        return self._fisher
+        with self._passes():
+            if self._shards is None:
+                self._plan = make_plan(model, self.parameters, samples, pad_token_id=pad_token_id)
+            else:
+                self._plan = sharded_plan(self._shards, list(self.parameters), samples, pad_token_id)
+            self._batch_size = self._choose_batch(samples, batch_size)
+            self._factor(self._draw(samples), None)
 
     @property
     def samples(self) -> int:
@@ -234,16 +122,19 @@ class LowRankFisher(LinearOperator):
         """K by block: (blocks, rows, rows) float64."""
         return self._ready().gram
 
+    @_in_precision
     def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
         """``F v`` for k vectors by parameter name, (k, *shape)."""
         return self._ready().apply_many(vectors)
 
+    @_in_precision
     def solve(self, v: Any) -> Any:
         """``F^-1 v`` by Woodbury, in the form of v. Where v = G^T c, :meth:`solve_samples` keeps more digits."""
         fisher = self._ready()
         vectors, form = self.space.read(v)
         return self.space.write(fisher.solve_many(vectors), form)
 
+    @_in_precision
     def solve_samples(self, c: Tensor, *, form: str = "flat") -> Any:
         """``F^-1 G^T c`` by push-through: one weighted backward pass. c (m,), or (m, k) for k of them: a weight for
         each sample's gradient (with ``kind="sampled"``, of its drawn labels). ``form``: "flat", "list", "tuple" or
@@ -262,6 +153,7 @@ class LowRankFisher(LinearOperator):
         single = c.dim() == 1
         return self.space.write(fisher.solve_samples_many(c[:, None] if single else c), Form(form, single))
 
+    @_in_precision
     def power(self, p: float, v: Any, *, floor: float = 0.0) -> Any:
         """``F^p v`` for any real p, in the form of v; eigenvalues of F below ``floor`` count as ``floor``."""
         fisher = self._ready()
@@ -272,17 +164,20 @@ class LowRankFisher(LinearOperator):
         """``log det F``."""
         return self._ready().logdet()
 
+    @_in_precision
     def diag(self, *, form: str = "flat") -> Any:
         """The diagonal of F, in the form named."""
         found = {name: one[None].to(self.dtype) for name, one in self._ready().diagonal().items()}
         return self.space.write(found, Form(form, True))
 
+    @_in_precision
     def add(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
         """More samples: F becomes the mean over the old and the new ones. Only products with new rows are computed."""
         self._ready()
         self._alone("add")
         self._extend(self._draw(to_samples(samples)))
 
+    @_in_precision
     def remove(self, samples: Iterable[Mapping | Sample] | Mapping) -> None:
         """Fewer samples: F becomes the mean over those left. Rows of F go without any pass. Samples that were no rows
         of it are subtracted, ``- g g^T``; raises NotPositiveDefiniteError where what is left is not positive

@@ -52,7 +52,8 @@ if rank == 0:
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{folder}/answers")
 for call, message in [
     (lambda: fu.LowRankFisher(model, batches_of(CUTS[world][rank]), 1e-3, blocks=64), "model is sharded"),
-    (lambda: fu.Hessian(model, batches_of([0])) @ [torch.zeros(p.shape) for p in model.parameters()], "laid out"),
+    (lambda: fu.Hessian(model, batches_of([0])) @ [torch.zeros(p.shape).double() for p in model.parameters()],
+     "laid out"),
 ]:
     try:
         call()
@@ -103,7 +104,7 @@ def answers(model, batches):
     }  # fmt: skip
     c = torch.linspace(-1, 1, 9).double()
     for blocks in ("model", "layer"):
-        for memory in ("1GB", "40KB") if blocks == "model" else ("1GB",):
+        for memory in ("1GB", "250KB") if blocks == "model" else ("1GB",):
             fisher = fu.LowRankFisher(model, batches, 1e-2, blocks=blocks, batch_size=2, memory=memory)
             assert fisher.samples == 9
             found |= {
