@@ -6,7 +6,7 @@
     python -m bench.lowrank precondition     CG on a trained model's damped Gauss-Newton matrix, plain and helped
     python -m bench.lowrank approximations   CG in sample space, the sketch, stored gradients: time and error
     python -m bench.lowrank_cost all         a whole Newton direction on the 42 M shape (processes of their own)
-    python -m bench.lowrank_growth           time and memory as samples and tokens grow (processes of their own)
+    python -m bench.lowrank growth           time and memory as samples and tokens grow (processes of their own)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 import fastunlearn as fu
+from bench import lowrank_growth
 from bench.lowrank_ways import approximations, error
 from fastunlearn.microbench.harness import write_json
 
@@ -237,8 +238,10 @@ COMMANDS = {"exact": exact, "apply": apply, "switch": switch, "precondition": pr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=COMMANDS)
+    parser.add_argument("what", choices=[*COMMANDS, "growth"])
     what = parser.parse_args().what
+    if what == "growth":
+        return lowrank_growth.main([])
     cases = COMMANDS[what]()
     write_json(RESULTS / f"cpu-lowrank-{what}.json", f"low-rank: {what}", {}, cases)
 

@@ -135,14 +135,14 @@ def every(options) -> None:
         write_json(path, "low-rank: growth", settings, [done[p] for p in wanted if p in done])
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--point", nargs=2, type=int, metavar=("SAMPLES", "TOKENS"))
     parser.add_argument("--memory", default="2GB")
     parser.add_argument("--most-samples", type=int, default=4096)
     parser.add_argument("--most-tokens", type=int, default=1024)
     parser.add_argument("--out", default="bench/results/cpu-lowrank-growth.json")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.point:
         print(json.dumps(point(*options.point, options.memory)))
     else:

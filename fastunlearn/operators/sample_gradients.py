@@ -120,7 +120,7 @@ class SampleGradients:
 
         Raises InvalidInputError where one parameter alone does not fit.
         """
-        limit = self.memory_bytes if memory_bytes is None else memory_bytes
+        limit = self._room if memory_bytes is None else memory_bytes
         groups: list[list[str]] = [[]]
         room = limit
         for name in self.parameters:
@@ -200,7 +200,12 @@ class SampleGradients:
     @property
     def _fit(self) -> bool:
         """Whether the factors of all parameters are kept, or fit into the memory together."""
-        return self._kept is not None or sum(map(self.bytes_of, self.parameters)) <= self.memory_bytes
+        return self._kept is not None or sum(map(self.bytes_of, self.parameters)) <= self._room
+
+    @property
+    def _room(self) -> int:
+        """Bytes for factors beside a batch's own, which may take half of the memory."""
+        return max(self.memory_bytes // 2, self.memory_bytes - pass_bytes(self, False))
 
     @property
     def keeps_factors(self) -> bool:

@@ -131,7 +131,7 @@ class ShardedGradients(SpreadGradients):
                 shape = self.parameters[name].shape
                 formed = tiles(sources, self._padded, shape, self.memory_bytes // 4)
                 parts = [own.to(tile) @ tile.square() for _, tile in formed]
-                found[name] = self.shards.reduced(name, torch.cat(parts).view(1, *shape))[0]
+                found[name] = self.shards.reduced(name, torch.cat(parts).view(1, *shape))[0].clone()
         return {name: found[name] for name in self.parameters}
 
     def _row_weights(self, start: int, count: int) -> Tensor:

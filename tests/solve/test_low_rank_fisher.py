@@ -8,6 +8,8 @@ import torch
 import fastunlearn as fu
 from fastunlearn.data.encode import collate
 from fastunlearn.errors import InvalidInputError, NotPositiveDefiniteError, OutputError
+from fastunlearn.operators.budget import plan_bytes
+from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.operators.samples import to_samples
 from tests.operators.sampling import make_samples, true_gradients
 from tests.operators.test_sample_gradients import _Odd
@@ -74,10 +76,64 @@ def test_push_through_keeps_the_digits_of_float32(tiny_gpt2, damping):
         got = fisher.solve_samples(c)
         if blocks == "tensor":
             # A bias is a block with about as few weights as there are samples: an ill-conditioned least-squares
-            # problem for any way to solve it, where rounding in G itself is magnified by 1 / damping.
+            # problem for any way to solve it, where rounding in G itself is magnified by 1 / damping (see the next).
             matrices = torch.cat([torch.full((p.numel(),), p.dim() > 1) for p in narrow.parameters()])
             got, truth = got[matrices], truth[matrices]
         assert error(got, truth) <= 1e-6
+
+
+@pytest.mark.parametrize("damping", [1e-1, 1e-6])
+def test_float64_gradients_of_a_float32_model_keep_the_digits_of_every_block(tiny_gpt2, damping):
+    shape = {"layers": 1, "n_embd": 8}
+    wide, narrow = tiny_gpt2(**shape), tiny_gpt2(torch.float32, **shape)
+    narrow.load_state_dict(wide.state_dict())
+    wide.load_state_dict(narrow.state_dict())
+    before = {name: p.detach().clone() for name, p in narrow.named_parameters()}
+    g = true_gradients(wide, samples())
+    c = torch.randn(len(g), dtype=torch.float64)
+    for blocks in ("model", "tensor", 64):
+        fisher = fu.LowRankFisher(narrow, samples(), damping, blocks=blocks, precision="float64")
+        if blocks == 64:
+            owner = torch.arange(g.shape[1]) // 64
+            matrix = torch.where(owner[:, None] == owner[None, :], dense(g, damping), 0)
+        else:
+            matrix = masked(fisher, dense(g, damping))
+        truth = torch.linalg.solve(matrix, g.T @ c)
+        assert error(fisher.solve_samples(c), truth) <= 1e-6
+        assert fisher.dtype == torch.float64
+        v = torch.randn(g.shape[1])
+        assert error(fisher.solve(v), torch.linalg.solve(matrix, v.double())) <= 1e-6
+    for name, p in narrow.named_parameters():
+        assert p.dtype == torch.float32 and torch.equal(p, before[name])
+    plain = fu.LowRankFisher(narrow, samples(), damping, blocks="tensor")
+    if damping == 1e-6:  # the test can tell the two apart
+        assert error(plain.solve_samples(c), torch.linalg.solve(masked(plain, dense(g, damping)), g.T @ c)) > 1e-4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("memory", ["1GB", "200KB"])
+def test_captures_in_bfloat16_have_the_error_that_is_stated(tiny_llama, tied, memory):
+    model, some = tiny_llama(torch.float32, tied=tied), make_samples(LENGTHS * 2)
+    exact = fu.LowRankFisher(model, some, 1e-1, batch_size=2)
+    short = fu.LowRankFisher(model, some, 1e-1, batch_size=2, precision="bfloat16", memory=memory)
+    assert 1e-7 < error(short.gram, exact.gram) <= 3e-3
+    c = torch.linspace(-1, 1, len(some))
+    assert error(short.solve_samples(c), exact.solve_samples(c).double()) <= 1e-2
+    whole, half = (sum(map(f._fisher.gradients.bytes_of, f.parameters)) for f in (exact, short))
+    assert half < 0.6 * whole
+    with pytest.raises(InvalidInputError, match="precision='bfloat16'"):
+        fu.LowRankFisher(tiny_llama(), some, 1e-1, precision="bfloat16")
+
+
+@pytest.mark.parametrize("memory", [180_000, 200_000, 10**6])
+def test_the_plan_keeps_to_the_memory(tiny_llama, memory):
+    gradients = SampleGradients(tiny_llama(), samples(), pad_token_id=0, memory=memory, batch_size=1)
+    walked = sum(map(gradients.bytes_of, gradients.parameters)) > memory // 2
+    assert walked == (memory < 10**6) and 0 < plan_bytes(gradients) <= memory
+    more = SampleGradients(tiny_llama(), samples(), pad_token_id=0, memory=memory, batch_size=2)
+    assert plan_bytes(more) >= plan_bytes(gradients) or walked
+    with pytest.raises(InvalidInputError, match=r"raise memory \(here by a factor of [1-9]"):
+        gradients.walk(40_000)
 
 
 def test_forms_and_several_vectors(tiny_gpt2):
