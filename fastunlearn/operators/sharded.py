@@ -133,4 +133,4 @@ def in_step(parts: Iterable[Part], shards: Shards) -> Iterator[Part]:
             return
         if shards.most(float(first is None)):
             raise InvalidInputError("batches: a process has no target token at all; give every process some")
-        yield part if part is not None else first._replace(weight=0.0, samples=0, filler=True)
+        yield part if part is not None else first._replace(weight=0.0, samples=0, share=0.0, filler=True)
