@@ -34,7 +34,7 @@ class Vectors(dict[str, Tensor]):
 
     def __init__(self, flat: Tensor, shapes: Mapping[str, torch.Size]) -> None:
         parts = flat.split([shape.numel() for shape in shapes.values()], 1)
-        super().__init__((n, part.view(-1, *s)) for (n, s), part in zip(shapes.items(), parts, strict=True))
+        super().__init__((n, part.view(len(flat), *s)) for (n, s), part in zip(shapes.items(), parts, strict=True))
         self.flat, self._shapes = flat, shapes
 
     def rows(self, some: slice) -> Vectors:

@@ -39,7 +39,7 @@ def let_go(self, names, reverse=False):
     release(self, names, reverse)
 
 Shards.gather, Shards.release = counted, let_go
-found = answers(model, batches_of(CUTS[world][rank]))
+found = answers(model, batches_of(CUTS[world][rank]), few=world == 4)
 before = [p.to_local().clone() for p in model.parameters()]
 v = {n: torch.zeros_like(p).add_(0.01) for n, p in model.named_parameters()}  # DTensors
 product = fu.Hessian(model, batches_of(CUTS[world][rank])) @ v
@@ -93,17 +93,18 @@ def make_model():
     return LlamaForCausalLM(config).double().eval()
 
 
-def answers(model, batches):
-    """Everything that is supported, as flat vectors."""
+def answers(model, batches, few=False):
+    """Everything that is supported, as flat vectors; ``few``: one of each kind."""
     size = sum(p.numel() for p in model.parameters())
     v = torch.stack([torch.linspace(-1, 1, size).double(), torch.linspace(0, 1, size).double().sin()], 1)
-    found = {
-        "hessian": fu.Hessian(model, batches) @ v, "ggn": fu.GGN(model, batches) @ v,
-        "fisher": fu.Fisher(model, batches) @ v[:, 0], "gradient": fu.gradient(model, batches),
-        "jvp": fu.jvp(model, batches, v),
-    }  # fmt: skip
+    found = {"ggn": fu.GGN(model, batches) @ v}
+    if not few:
+        found |= {
+            "hessian": fu.Hessian(model, batches) @ v, "fisher": fu.Fisher(model, batches) @ v[:, 0],
+            "gradient": fu.gradient(model, batches), "jvp": fu.jvp(model, batches, v),
+        }  # fmt: skip
     c = torch.linspace(-1, 1, 9).double()
-    for blocks in ("model", "layer"):
+    for blocks in ("layer",) if few else ("model", "layer"):
         for memory in ("1GB", "250KB") if blocks == "model" else ("1GB",):
             fisher = fu.LowRankFisher(model, batches, 1e-2, blocks=blocks, batch_size=2, memory=memory)
             assert fisher.samples == 9
@@ -128,13 +129,12 @@ def test_the_same_answer_as_one_process(tmp_path, world):
     commands = [[sys.executable, "-c", SCRIPT, str(rank), *settings] for rank in range(world)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     model = make_model()
-    truth = answers(model, batches_of(range(5)))
+    truth = answers(model, batches_of(range(5)), few=world == 4)
     v = {n: torch.full_like(p, 0.01) for n, p in model.named_parameters()}
     product = fu.Hessian(model, batches_of(range(5))) @ v
     truth["as shards"] = torch.cat([t.flatten() for t in product.values()])
-    for process in running:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors[-4000:]
+    errors = [process.communicate(timeout=300)[1] for process in running]
+    assert not any(process.returncode for process in running), "\n".join(text[-2500:] for text in errors)
     found = load_file(tmp_path / "answers")
     assert found.keys() == truth.keys()
     for name, expected in truth.items():

@@ -76,7 +76,7 @@ def test_the_retained_part_is_old_and_the_forget_part_new(request_of, refresh):
 
 
 def test_without_memory_for_the_factors_every_step_has_its_own(request_of):
-    request = request_of(memory="1.2MB")
+    request = request_of(memory="1.2MB", batch_size=2)
     maker = make(request, 5)
     assert not maker.at(1, PULL).retained.keeps_factors
     move(request)
