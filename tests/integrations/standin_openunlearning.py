@@ -95,6 +95,6 @@ def make_sockets(kind: str = "New") -> SimpleNamespace:
         unlearn_trainer=UnlearnTrainer, finetune_trainer=FinetuneTrainer, trainer=module,
         register_trainer=lambda cls: trainers.__setitem__(cls.__name__, cls),
         register_metric=lambda metric: metrics.__setitem__(metric.name, metric), unlearning_metric=decorator,
-        get_datasets=lambda configs, tokenizer, template_args: configs["made"],
+        get_datasets=lambda configs, tokenizer, template_args: configs.made,
     )  # fmt: skip
     return SimpleNamespace(sockets=sockets, trainers=trainers, metrics=metrics, load_trainer=load_trainer)

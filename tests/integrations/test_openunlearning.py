@@ -60,7 +60,7 @@ def test_names_are_registered(stack):
 def test_a_one_shot_method_runs_through_train(stack, world, tmp_path, accuracy):
     forget, retain = world.encoded(world.forget), world.encoded(world.retain)
     before = accuracy(world.model, forget)
-    run = stack.run("FisherRemoval", REMOVAL | {"held_out": {"made": stack.data["held_out"]}}, tmp_path,
+    run = stack.run("FisherRemoval", REMOVAL | {"held_out": SimpleNamespace(made=stack.data["held_out"])}, tmp_path,
                     eval_on_start=True)  # fmt: skip
     assert accuracy(world.model, forget) < before - 0.3 and accuracy(world.model, retain) > 0.8
     assert run.trainer.evaluated == [("eval", 0), ("eval", run.output.global_step)] and run.output.global_step > 0

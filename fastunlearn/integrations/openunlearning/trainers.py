@@ -39,7 +39,9 @@ _THEIRS = ("model", "args", "train_dataset", "eval_dataset", "tokenizer", "data_
 def _split(given: dict[str, Any]) -> tuple[dict, dict, dict]:
     """What goes to their base class, what to ``unlearn`` itself, and the settings of the method."""
     theirs = {name: value for name, value in given.items() if name in _THEIRS}
-    rest = {name: plain(value) for name, value in given.items() if name not in _THEIRS}
+    rest = {name: value for name, value in given.items() if name not in _THEIRS}
+    # Its makers of data sets read configuration nodes by attribute: that one stays as it is.
+    rest = {name: value if name == "held_out" else plain(value) for name, value in rest.items()}
     ours = {name: rest.pop(name) for name in _OURS if name in rest}
     return theirs, ours, rest
 
