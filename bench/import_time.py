@@ -14,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.harness import ROOT, write_json
+from fastunlearn.microbench.harness import write_json
 
+ROOT = Path(__file__).resolve().parents[1]
 TITLE = "Import time"
 CASES = {
     "import fastunlearn": "import fastunlearn",
