@@ -16,19 +16,20 @@ import argparse
 import json
 from pathlib import Path
 
-from bench.harness import ROOT, write_json
 from fastunlearn import __version__
 from fastunlearn.audit.divergence import kl, reference_log_probs
 from fastunlearn.cli._options import progress
 from fastunlearn.evaluation.contest import Contest, accuracy_interval
-from fastunlearn.evaluation.datasets import DATASETS, make_dataset
+from fastunlearn.evaluation.datasets import DATASETS, EvaluationSet, make_dataset
 from fastunlearn.evaluation.small_model import make_model
 from fastunlearn.evaluation.subject import Subject, Trained, make_subject
 from fastunlearn.evaluation.trials import budget_of, trial_settings
+from fastunlearn.microbench.harness import write_json
 from fastunlearn.private_training import train_private
 from fastunlearn.resources import measured
 from fastunlearn.unlearn import METHODS, keep_fisher
 
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
 MODEL = {"layers": 3, "width": 96, "steps": 800, "batch_size": 16, "learning_rate": 2e-3}
 TRACED = 64
@@ -58,13 +59,18 @@ def nearest(item: dict, limit: float) -> dict | None:
     return {"forget_accuracy": best["forget_accuracy"], "kl_retain": best["kl_retain"]}
 
 
+def data_of(name: str, folder: Path | None, seed: int) -> EvaluationSet:
+    """The data set, of the folder's files where it has them all; else, as its ``source`` says, generated."""
+    files = DATASETS[name].FILES
+    has = folder is not None and files and all((folder / file).is_file() for file in files)
+    return make_dataset(name, folder if has else None, seed=seed)
+
+
 class Case:
     """One data set and seed: its models, and what was found so far."""
 
     def __init__(self, name: str, seed: int, folder: Path | None, work: Path, trials: int, shown):
-        module = DATASETS[name]
-        has = folder is not None and module.FILES and all((folder / file).is_file() for file in module.FILES)
-        data = make_dataset(name, folder if has else None, seed=seed)
+        data = data_of(name, folder, seed)
         self.trials, self.seed, self.progress = trials, seed, shown
         self.subject: Subject = make_subject(
             data, seed, **MODEL, keep=work / f"{name}-{data.source}-{seed}", progress=shown

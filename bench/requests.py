@@ -14,7 +14,6 @@ import copy
 import json
 from pathlib import Path
 
-from bench.harness import ROOT, write_json
 from fastunlearn import __version__
 from fastunlearn.audit.divergence import reference_log_probs
 from fastunlearn.cli._options import progress
@@ -22,9 +21,11 @@ from fastunlearn.data import encode, train_tokenizer
 from fastunlearn.evaluation.in_a_row import make_requests, run_in_a_row
 from fastunlearn.evaluation.small_model import make_model
 from fastunlearn.evaluation.subject import train_one
+from fastunlearn.microbench.harness import write_json
 from fastunlearn.unlearn import METHODS
 from fastunlearn.unlearn.descent import DescentSettings
 
+ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "bench" / "results" / "requests.json"
 TITLE = "Twenty requests in a row"
 CONTEXT = 32

@@ -29,6 +29,22 @@ its settings tuned by random search (the retrained model was not looked at), and
 means: [the guide](guide.md) and [newton.md](newton.md)."""
 
 
+SHOWN = """## At the forgetting of the retrained model
+
+Aimed at: a KL to the retrained model on retained data of at most half of the best tuned first-order method's. Fisher
+Removal counts with its end point, as tuned without a look at the retrained model; of every first-order method the best
+point counts that had forgotten, on its way or at the end of any trial, which only the retrained model can tell. The
+untouched original is not at 0 either: *added* compares what each adds to that. Bounded ascent and difference, which
+take Fisher Removal's own pull, are not among these; they are in the tables below."""
+ATTACKED = f"""## After an attack
+
+Relearning on a few of the forget records, and weights rounded to 4 bits. Aimed at: at most {RETURNS} times of what the
+retrained model regains. A dash: it regains nothing, so that there is no ratio."""
+MEASURED = """Medians over seeds, with the least and the most. KL is KL(retrained || model) in nats per target token.
+Gradients count one for each record and pass, of the trial that was taken. *Forgot*: a forget accuracy within the 95 %
+interval of the retrained model's, or below. \\* uses no retained record."""
+
+
 def read(path: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
@@ -74,9 +90,10 @@ def _case_row(case: dict) -> list[str]:
         return [case["dataset"], str(case["seed"]), NONE, NONE, NONE, NONE, NONE]
     best = "none forgot as much" if found["best"] is None else f"{found['best'][0]}, {plain(found['best'][1])}"
     ratio, added = found["best_ratio"], found["best_added"]
+    reached = "" if ours["forgot"] else " (not reached)"
     return [
         case["dataset"], str(case["seed"]),
-        f"{plain(ours['forget_accuracy'])} in {plain(low)} to {plain(high)}" + ("" if ours["forgot"] else " (not reached)"),
+        f"{plain(ours['forget_accuracy'])} in {plain(low)} to {plain(high)}{reached}",
         f"{plain(ours['kl_retain'])}, untouched {plain(found['floor'])}", best,
         NONE if ratio is None else f"{plain(ratio)}{' (shown)' if ratio <= HALF else ''}",
         NONE if added is None else plain(added),
@@ -92,15 +109,10 @@ def shown_section(cases: list[dict]) -> str:
     known = [ratio for ratio in ratios if ratio is not None]
     held = sum(ratio <= HALF for ratio in known)
     return "\n\n".join([
-        "## At the forgetting of the retrained model\n\nAimed at: a KL to the retrained model on retained data of at most "
-        "half of the best tuned first-order method's. Fisher Removal counts with its end point, as tuned without a look at "
-        "the retrained model; of every first-order method the best point counts that had forgotten, on its way or at the "
-        "end of any trial, which only the retrained model can tell. The untouched original is not at 0 either: *added* "
-        "compares what each adds to that. Bounded ascent and difference, which take Fisher Removal's own pull, are not "
-        "among these; they are in the tables below.",
+        SHOWN,
         table(rows),
-        f"Held in {held} of {len(cases)} cases; in {len(cases) - len(known)} either Fisher Removal or all first-order methods "
-        "did not forget as much.",
+        f"Held in {held} of {len(cases)} cases; in {len(cases) - len(known)} either Fisher Removal or all first-order "
+        "methods did not forget as much.",
     ])  # fmt: skip
 
 
@@ -119,9 +131,9 @@ def _row(label: str, items: list[dict], forgot: str, auc: list, timed: bool) -> 
         return [item[key] for item in items]
 
     return [
-        label, forgot, middle(values("forget_accuracy")), middle(values("retain_accuracy")), middle(values("kl_retain")),
-        middle(values("kl_forget")), middle(values("kl_fresh")), middle(auc), middle(values("gradients")),
-        middle(values("seconds")) if timed else NONE,
+        label, forgot, middle(values("forget_accuracy")), middle(values("retain_accuracy")),
+        middle(values("kl_retain")), middle(values("kl_forget")), middle(values("kl_fresh")), middle(auc),
+        middle(values("gradients")), middle(values("seconds")) if timed else NONE,
     ]  # fmt: skip
 
 
@@ -142,10 +154,11 @@ def dataset_section(name: str, record: dict) -> str:
     sizes = ", ".join(f"{count} {key.replace('_', '-')}" for key, count in first["records"].items())
     private = [case["private"]["settings"]["epsilon"] for case in cases if "private" in case]
     more = f" Private training: epsilon {plain(statistics.median(private))}." if private else ""
+    seeds = ", ".join(str(case["seed"]) for case in cases)
     return "\n\n".join([
-        f"## {first['kind'].capitalize()} ({name})\n\nSource: {', '.join(sources)}; {sizes} records; seeds "
-        f"{', '.join(str(case['seed']) for case in cases)}; {first['weights']:,} weights. Budget: {first['trials']} trials of "
-        f"every method's settings, each of at most {first['budget']:,} gradients.{more}",
+        f"## {first['kind'].capitalize()} ({name})\n\nSource: {', '.join(sources)}; {sizes} records; seeds {seeds}; "
+        f"{first['weights']:,} weights. Budget: {first['trials']} trials of every method's settings, each of at most "
+        f"{first['budget']:,} gradients.{more}",
         table(rows),
     ])  # fmt: skip
 
@@ -170,11 +183,7 @@ def attacks_section(cases: list[dict]) -> str:
                 found = _returned(item["attacks"], attack)
                 if found is not None:
                     rows.append([case["dataset"], str(case["seed"]), item["label"], attack, *_attack_cells(found)])
-    return "\n\n".join([
-        "## After an attack\n\nRelearning on a few of the forget records, and weights rounded to 4 bits. Aimed at: at most "
-        f"{RETURNS} times of what the retrained model regains. A dash: it regains nothing, so that there is no ratio.",
-        table(rows),
-    ])  # fmt: skip
+    return f"{ATTACKED}\n\n{table(rows)}"
 
 
 def _attack_cells(found: dict) -> list[str]:
@@ -211,12 +220,7 @@ def page(results: Path = RESULTS) -> str:
         machine, versions = first["machine"], first["versions"]
         where = f"{machine['cpu']}, {machine['threads']} threads, PyTorch {versions['torch']}, {first['date']}"
         notes = sorted({record["settings"]["note"] for record in records.values()} - {""})
-        parts.append(
-            f"Measured on {where}. Medians over seeds, with the least and the most. KL is KL(retrained || model) in nats per "
-            "target token. Gradients count one for each record and pass, of the trial that was taken. *Forgot*: a forget "
-            "accuracy within the 95 % interval of the retrained model's, or below. \\* uses no retained record. "
-            + " ".join(notes)
-        )
+        parts.append(f"Measured on {where}. {MEASURED} {' '.join(notes)}".strip())
         parts.append(shown_section(cases))
         parts += [dataset_section(name, record) for name, record in records.items()]
         parts.append(attacks_section(cases))

@@ -8,6 +8,9 @@ from bench.readme_figures import plain, table
 from fastunlearn.unlearn import METHODS
 
 KEPT = 0.95
+TEXT = f"""Invented people; requests share people and facts, and every fifth asks again for two records of an earlier
+one. Aimed at: {100 * KEPT:.0f} % of the original's accuracy on what nobody asks for. First-order methods were not tuned
+here: they have the settings of the demonstration."""
 
 
 def _last(items: list[dict], key: str) -> str:
@@ -19,8 +22,8 @@ def requests_section(record: dict) -> str:
     """Utility and forgetting after the last request, and on the way."""
     cases = record["cases"]
     names = list(dict.fromkeys(name for case in cases for name in case["methods"]))
-    rows = [["Method", "Accuracy on what was never asked for", "Of the original's", "Accuracy on all that was asked for",
-             "KL to the retrained model", "Gradients"]]  # fmt: skip
+    rows = [["Method", "Accuracy on what was never asked for", "Of the original's",
+             "Accuracy on all that was asked for", "KL to the retrained model", "Gradients"]]  # fmt: skip
     for name in names:
         having = [case for case in cases if name in case["methods"]]
         items = [case["methods"][name] for case in having]
@@ -46,11 +49,9 @@ def requests_section(record: dict) -> str:
             half = len(values) // 2
             cells.append(f"{plain(statistics.median(values[:half]))}, {plain(statistics.median(values[half:]))}")
         way.append([f"{place} ({cases[0]['sorts'][place - 1]})", *cells])
+    seeds = ", ".join(str(case["seed"]) for case in cases)
     return "\n\n".join([
-        f"## {record['settings']['count']} requests in a row\n\nInvented people; requests share people and facts, and every "
-        f"fifth asks again for two records of an earlier one. Medians over seeds {', '.join(str(c['seed']) for c in cases)}. "
-        f"Aimed at: {100 * KEPT:.0f} % of the original's accuracy on what nobody asks for. First-order methods were not tuned "
-        "here: they have the settings of the demonstration.",
+        f"## {record['settings']['count']} requests in a row\n\n{TEXT} Medians over seeds {seeds}.",
         table(rows),
         "On the way: accuracy on what was never asked for, and on all that was asked for so far.",
         table(way),

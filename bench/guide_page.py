@@ -1,0 +1,180 @@
+"""Writes docs/guide.md from the sweeps in bench/results: which setting for which size and need.
+
+    python -m bench.guide_page             rewrites docs/guide.md
+    python -m bench.guide_page --check     changes nothing; exit status 1 where the page is not what it would write
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+from bench.readme_figures import NONE, plain, table
+from bench.results_page import RESULTS, ROOT, read
+from fastunlearn.evaluation.datasets import DATASETS
+from fastunlearn.evaluation.sweep import AXES, pareto
+from fastunlearn.evaluation.sweep_page import name_of
+
+PAGE = ROOT / "docs" / "guide.md"
+TOLERANCE = 0.05  # above the target that still counts as forgotten, as in the demonstration
+HEAD = """# Which settings?
+
+Written by `python -m bench.guide_page` from `bench/results`. Fisher Removal on small models, one setting varied at a
+time around the defaults. On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on
+where it was stopped; start from what is below and let it decide."""
+ADVICE = {
+    "fisher_samples": "Retained records in the Fisher (rank m)",
+    "blocks": "Blocks between which curvature counts as zero",
+    "damping": "Damping",
+    "kind": "Labels of the Fisher: the records' own, or drawn from the model",
+    "steps": "Steps at most",
+    "step_norm": "Length of a step",
+    "parameters": "Part of the weights that may change",
+}
+
+
+def cases(results: Path) -> list[dict]:
+    records = (read(results / f"sweep-{name}.json") for name in DATASETS)
+    return [
+        case | {"timed": not record["settings"]["note"]}
+        for record in records if record is not None for case in record["cases"]
+    ]  # fmt: skip
+
+
+def _done(case: dict) -> list[dict]:
+    return [point for point in case["points"] if point["error"] is None]
+
+
+def _forgot(case: dict, point: dict) -> bool:
+    return point["forget_accuracy"] <= case["about"]["target"] + TOLERANCE
+
+
+def front(case: dict) -> list[bool]:
+    """Which runs are on the Pareto front; where the machine did other work, by gradients in the place of seconds."""
+    keys = ("seconds" if case["timed"] else "gradients", "peak_bytes", "damage", "left")
+    return pareto(_done(case), keys)
+
+
+def _point_row(case: dict, point: dict, on_front: bool) -> list[str]:
+    memory = NONE if point["peak_bytes"] is None else f"{point['peak_bytes'] / 2**20:,.0f}"
+    return [
+        name_of(point["settings"]), "yes" if on_front else "", "yes" if _forgot(case, point) else "no",
+        plain(point["forget_accuracy"]), plain(point["retain_accuracy"]), plain(point["damage"]),
+        f"{point['gradients']:,}", plain(point["seconds"]) if case["timed"] else NONE, memory,
+    ]  # fmt: skip
+
+
+def case_section(case: dict) -> str:
+    """The table of one data set."""
+    about = case["about"]
+    rows = [["Settings", "Front", "Forgot", "Forget accuracy", "Retain accuracy", "Damage (KL)", "Gradients", "Seconds",
+             "MiB"]]  # fmt: skip
+    rows += [_point_row(case, point, flag) for point, flag in zip(_done(case), front(case), strict=True)]
+    failed = [f"{name_of(p['settings'])} ({p['error']})" for p in case["points"] if p["error"] is not None]
+    sizes = ", ".join(f"{count} {name.replace('_', '-')}" for name, count in about["records"].items())
+    start = about["original"]
+    more = "" if not failed else "\n\nCould not be run: " + "; ".join(failed) + "."
+    return (
+        f"## {about['kind'].capitalize()} ({about['dataset']})\n\nSource: {about['source']}; {sizes} records; "
+        f"{about['weights']:,} weights. Target: a forget accuracy of {plain(about['target'])}, that of the retrained "
+        f"model. Untouched: forget accuracy {plain(start['forget_accuracy'])}, damage {plain(start['damage'])}.\n\n"
+        f"{table(rows)}{more}"
+    )
+
+
+def _values(found: list[dict], axis: str) -> dict[str, list[tuple[dict, dict, dict]]]:
+    """By value of the axis: (case, the point, the defaults' point)."""
+    by_value: dict[str, list] = {}
+    for case in found:
+        base = next((point for point in _done(case) if not point["settings"]), None)
+        for point in _done(case):
+            if base is not None and set(point["settings"]) == {axis}:
+                value = point["settings"][axis]
+                by_value.setdefault("all" if value is None else str(value), []).append((case, point, base))
+    return by_value
+
+
+def advice_section(found: list[dict]) -> str:
+    """Each value of each setting against the defaults: medians over the data sets."""
+    rows = [["Setting", "Value", "Forgot", "Damage, of the defaults'", "Gradients, of theirs", "Memory, of theirs"]]
+    for axis, words in ADVICE.items():
+        for value, triples in _values(found, axis).items():
+            forgot = sum(_forgot(case, point) for case, point, _ in triples)
+
+            def share(key: str, triples=triples) -> str:
+                ratios = [point[key] / base[key] for _, point, base in triples if point[key] and base[key]]
+                return plain(statistics.median(ratios)) if ratios else NONE
+
+            rows.append([
+                words, value, f"{forgot} of {len(triples)}", share("damage"), share("gradients"), share("peak_bytes"),
+            ])  # fmt: skip
+    return f"## Each setting against the defaults\n\nMedians over {len(found)} data sets.\n\n{table(rows)}"
+
+
+def monotone_section(found: list[dict]) -> str:
+    """Does more compute give less damage? And are the defaults on the front?"""
+    lines = []
+    for case in found:
+        name, flags = case["about"]["dataset"], front(case)
+        base = [flag for point, flag in zip(_done(case), flags, strict=True) if not point["settings"]]
+        lines.append(f"- {name}: the defaults are {'on' if base and base[0] else 'not on'} the Pareto front.")
+        lines += [f"- {name}: {text}" for axis in ("fisher_samples", "steps") if (text := _curve(case, axis))]
+    return "## Compute against quality\n\n" + "\n".join(lines)
+
+
+def _curve(case: dict, axis: str) -> str:
+    order = {json_key(value): place for place, value in enumerate(AXES[axis])}
+    points = [p for p in _done(case) if set(p["settings"]) <= {axis}]
+    default = [p for p in points if not p["settings"]]
+    known = {json_key(p["settings"][axis]): p for p in points if p["settings"]}
+    missing = [key for key in order if key not in known]
+    if len(missing) == 1 and default:
+        known[missing[0]] = default[0]
+    chosen = [known[key] for key in order if key in known]
+    if len(chosen) < 2:
+        return ""
+    damages = [p["damage"] for p in chosen]
+    falls = all(b <= a for a, b in pairwise(damages))
+    shown = ", ".join(
+        f"{key}: {plain(known[key]['damage'])}{'' if _forgot(case, known[key]) else ' (not forgotten)'}"
+        for key in order if key in known
+    )  # fmt: skip
+    return f"damage by {axis} ({shown}) {'falls' if falls else 'does not fall all the way'}."
+
+
+def json_key(value) -> str:
+    return "all" if value is None else str(value)
+
+
+def page(results: Path = RESULTS) -> str:
+    """The whole page."""
+    found = cases(results)
+    parts = [HEAD]
+    if found:
+        parts += [advice_section(found), monotone_section(found), *(case_section(case) for case in found)]
+    absent = [name for name in DATASETS if name not in {case["about"]["dataset"] for case in found}]
+    parts.append(f"## Not run\n\n{', '.join(absent) if absent else 'Nothing: all data sets were run.'}")
+    return "\n\n".join(parts) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    after = page(options.results)
+    before = options.page.read_text(encoding="utf-8") if options.page.exists() else ""
+    if options.check and before != after:
+        print(f"{options.page.name} is out of date: run python -m bench.guide_page", file=sys.stderr)
+        return 1
+    if not options.check:
+        options.page.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

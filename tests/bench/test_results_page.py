@@ -1,0 +1,140 @@
+"""docs/results.md and docs/guide.md are what the generators make, and what they say follows from the cases."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from bench import guide_page, results_page
+from bench.quality import nearest
+from fastunlearn.evaluation.datasets import DATASETS
+from fastunlearn.unlearn import METHODS
+
+
+def item(label, kl, forget=0.1, *, first_order=False, best=None, forgot=True):
+    return {
+        "label": label, "uses_retain": True, "gradients": 100, "seconds": 1.0, "peak_bytes": 2**20,
+        "forget_accuracy": forget, "retain_accuracy": 0.9, "held_out_accuracy": 0.1, "kl_retain": kl, "kl_forget": 1.0,
+        "kl_fresh": 0.2, "membership": {"auc": 0.5}, "exposure_forget": None, "settings": {}, "stopped": "-",
+        "first_order": first_order, "forgot": forgot, "attacks": {},
+        "nearest": None if best is None else {"forget_accuracy": 0.1, "kl_retain": best},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def record():
+    leaf = lambda value: {"value": value, "low": value, "high": value}  # noqa: E731
+    methods = {
+        "fisher-removal": item("Fisher Removal", 0.02, best=0.02),
+        "npo-retain": item("NPO with retained data", 0.09, first_order=True, best=0.05),
+        "gradient-ascent": item("Gradient ascent", 3.0, first_order=True, best=2.0),
+        "bounded-difference": item("Bounded difference", 0.04, first_order=True, best=0.03),
+    }
+    methods["fisher-removal"]["attacks"] = {
+        "relearn": {"measures": {"accuracy": {
+            "model": {"before": leaf(0.1), "after": leaf(0.4)}, "reference": {"before": leaf(0.1), "after": leaf(0.35)},
+            "ratio": leaf(1.2),
+        }}}
+    }  # fmt: skip
+    case = {
+        "dataset": "news", "kind": "news", "seed": 0, "source": "generated", "budget": 500, "trials": 3, "limit": 0.2,
+        "retrained_interval": [0.1, 0.05, 0.2], "records": {"forget": 5, "held_out": 6}, "weights": 1000,
+        "vocabulary": 50, "methods": methods, "original": item("Original", 0.01), "reference": item("Retrained", 0.0),
+    }  # fmt: skip
+    return {
+        "settings": {"note": ""}, "date": "2026-01-01", "machine": {"cpu": "a CPU", "threads": 2},
+        "versions": {"torch": "2.9"}, "cases": [case],
+    }  # fmt: skip
+
+
+def write(folder, name, record):
+    (folder / name).write_text(json.dumps(record), encoding="utf-8")
+
+
+def row(text, start) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("module", [results_page, guide_page])
+def test_the_page_is_what_the_generator_makes(module):
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run python -m {module.__name__}"
+
+
+def test_the_best_first_order_point_stands_against_our_end(tmp_path, record):
+    write(tmp_path, "quality-news.json", record)
+    cells = row(results_page.page(tmp_path), "news | 0 | 0.1 in 0.05 to 0.2")
+    assert cells[3:] == ["0.02, untouched 0.01", "npo-retain, 0.05", "0.4 (shown)", "0.25"]  # (.02 - .01) / (.05 - .01)
+    assert "Held in 1 of 1 cases; in 0" in results_page.page(tmp_path)
+
+
+def test_a_method_that_did_not_forget_holds_nothing(tmp_path, record):
+    record["cases"][0]["methods"]["fisher-removal"]["forgot"] = False
+    write(tmp_path, "quality-news.json", record)
+    text = results_page.page(tmp_path)
+    assert row(text, "news | 0 | 0.1 ")[2].endswith("(not reached)") and row(text, "news | 0 | 0.1 ")[5] == "–"
+    assert "Held in 0 of 1 cases; in 1" in text
+
+
+def test_a_ratio_above_the_goal_is_told_as_it_is(tmp_path, record):
+    record["cases"][0]["methods"]["npo-retain"]["nearest"]["kl_retain"] = 0.021
+    write(tmp_path, "quality-news.json", record)
+    assert row(results_page.page(tmp_path), "news | 0 | 0.1 ")[5] == "0.952"
+    assert "Held in 0 of 1 cases; in 0" in results_page.page(tmp_path)
+
+
+def test_tables_attacks_and_what_was_not_run(tmp_path, record):
+    second = copy.deepcopy(record["cases"][0]) | {"seed": 1}
+    second["methods"]["fisher-removal"]["kl_retain"] = 0.04
+    record["cases"].append(second)
+    write(tmp_path, "quality-news.json", record)
+    text = results_page.page(tmp_path)
+    assert row(text, "Fisher Removal | 2 of 2")[4] == "0.03 (0.02 to 0.04)"
+    assert row(text, "news | 0 | Fisher Removal | relearn")[4:] == ["0.1, 0.4", "0.1, 0.35", "1.2"]
+    assert "- news: 1 of 3 seeds" in text and "- verbatim: 3 of 3 seeds" in text
+    absent = [name for name in METHODS if name not in second["methods"]]
+    assert f"- news, seed 1: {', '.join(absent)}" in text
+
+
+def test_seconds_are_left_out_where_the_machine_did_other_work(tmp_path, record):
+    write(tmp_path, "quality-news.json", record)
+    assert row(results_page.page(tmp_path), "Gradient ascent |")[-1] == "1"
+    write(tmp_path, "quality-news.json", record | {"settings": {"note": "Others worked too."}})
+    text = results_page.page(tmp_path)
+    assert row(text, "Gradient ascent |")[-1] == "–" and "Others worked too." in text
+
+
+def test_the_nearest_point_that_has_forgotten():
+    end = {"forget_accuracy": 0.1, "kl_retain": 3.0, "steps": [{"forget_accuracy": 0.15, "kl_retain": 1.0}]}
+    tried = [{"forget_accuracy": 0.3, "kl_retain": 0.1}, {"forget_accuracy": 0.2, "kl_retain": 2.0}]
+    assert nearest(end | {"frontier": tried}, 0.2) == {"forget_accuracy": 0.15, "kl_retain": 1.0}
+    assert nearest(end | {"frontier": []}, 0.05) is None
+
+
+def point(settings, damage, *, forget=0.1, seconds=1.0, gradients=100):
+    return {
+        "settings": settings, "error": None, "on_front": False, "damage": damage, "forget_accuracy": forget,
+        "retain_accuracy": 0.9, "left": max(0.0, forget - 0.1), "seconds": seconds, "gradients": gradients,
+        "peak_bytes": 2**20, "stopped": "-", "steps": 3,
+    }  # fmt: skip
+
+
+def test_the_guide(tmp_path):
+    points = [
+        point({}, 0.02), point({"fisher_samples": 32}, 0.08, gradients=40), point({"fisher_samples": 128}, 0.04),
+        point({"damping": 1e-2}, 0.1, seconds=2.0), {"settings": {"steps": 3}, "error": "no", "on_front": False},
+    ]  # fmt: skip
+    about = {
+        "dataset": "news", "kind": "news", "source": "generated", "records": {"forget": 5}, "weights": 10,
+        "target": 0.1, "original": {"forget_accuracy": 1.0, "damage": 0.01},
+    }  # fmt: skip
+    case = {"about": about, "points": points}
+    write(tmp_path, "sweep-news.json", {"settings": {"note": ""}, "cases": [case]})
+    text = guide_page.page(tmp_path)
+    assert row(text, "Damping | 0.01")[2:] == ["1 of 1", "5", "1", "1"]
+    assert "damage by fisher_samples (32: 0.08, 128: 0.04, all: 0.02) falls." in text
+    assert "the defaults are on the Pareto front" in text and "Could not be run: steps=3 (no)." in text
+    assert row(text, "damping=0.01 |")[1] == "" and row(text, "defaults |")[1] == "yes"
+    assert set(text.split("## Not run\n\n")[1].strip().split(", ")) == set(DATASETS) - {"news"}
