@@ -31,10 +31,18 @@ from fastunlearn.unlearn import METHODS, keep_fisher
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
-MODEL = {"layers": 3, "width": 96, "steps": 800, "batch_size": 16, "learning_rate": 2e-3}
+MODEL = {"layers": 2, "width": 64, "steps": 600, "batch_size": 16, "learning_rate": 4e-3}
+#: Small, so that a data set and seed take minutes on two cores.
+FEW = {"forget": 16, "retain": 96, "held_out": 32, "fresh": 24}
+SIZES = {
+    "questions": {"forget_people": 1, "retain_people": 5, "held_out_people": 2, "fresh": 24},
+    "news": FEW, "literature": FEW, "biographies": FEW,
+    "personal": {"forget": 15, "retain": 60, "held_out": 30, "fresh": 24},
+    "verbatim": {"forget": 10, "retain": 60, "held_out": 24, "fresh": 20},
+}  # fmt: skip
 TRACED = 64
 RANKS = {"fisher-removal-retain-free": 128, "win-u": 64}  # of the kept Fishers
-PRIVATE = {"steps": 400, "batch_size": 32, "noise": 1.0, "max_norm": 1.0, "delta": 1e-3, "learning_rate": 2e-3}
+PRIVATE = {"steps": 200, "batch_size": 32, "noise": 1.0, "max_norm": 1.0, "delta": 1e-3, "learning_rate": 2e-3}
 #: Attacked beside the original: ours, and what comes nearest of the others.
 ATTACKED = ("fisher-removal", "fisher-forgetting", "k-fade", "gradient-difference", "npo-retain", "bounded-difference")
 ATTACKS = ("relearn", "quantise-nf4")
@@ -63,7 +71,7 @@ def data_of(name: str, folder: Path | None, seed: int) -> EvaluationSet:
     """The data set, of the folder's files where it has them all; else, as its ``source`` says, generated."""
     files = DATASETS[name].FILES
     has = folder is not None and files and all((folder / file).is_file() for file in files)
-    return make_dataset(name, folder if has else None, seed=seed)
+    return make_dataset(name, folder if has else None, seed=seed, **SIZES[name])
 
 
 class Case:
@@ -180,7 +188,7 @@ def run(name: str, options, shown) -> None:
     """All seeds of one data set."""
     path = path_of(name, options.results)
     settings = {
-        "run": {"model": MODEL, "trials": options.trials, "private": PRIVATE, "folder": options.folder is not None},
+        "run": {"model": MODEL, "sizes": SIZES[name], "trials": options.trials, "private": PRIVATE, "folder": options.folder is not None},
         "note": options.note,
     }  # fmt: skip
     cases = known(path, settings)
