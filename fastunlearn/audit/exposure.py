@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastunlearn.audit._forward import check_samples, evaluating, length_batches, vocabulary_size
-from fastunlearn.data.encode import Encoded, collate, encode
+from fastunlearn.audit._forward import check_samples
+from fastunlearn.audit._shared import shared_log_probs
+from fastunlearn.data.encode import Encoded, encode
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
@@ -68,41 +69,7 @@ def candidate_log_probs(
     cost 100 sequences.
     """
     samples = _encode_candidates(model, tokenizer, canary, add_bos)
-    groups: dict[tuple, list[int]] = {}
-    for index, (ids, labels) in enumerate(samples):
-        groups.setdefault((tuple(ids[:-1].tolist()), tuple((labels != -100).tolist())), []).append(index)
-    members = list(groups.values())
-    contexts = [samples[group[0]].input_ids[:-1] for group in members]
-    device = next(model.parameters()).device
-    scores = torch.empty(len(samples), dtype=torch.float64)
-    with evaluating(model):
-        lengths = [len(context) for context in contexts]
-        for chosen in length_batches(lengths, vocabulary_size(model), batch_size=batch_size):
-            batch = collate(
-                [Encoded(contexts[row], contexts[row]) for row in chosen], pad_token_id=tokenizer.pad_token_id
-            )
-            logits = model(
-                input_ids=batch["input_ids"].to(device),
-                attention_mask=batch["attention_mask"].to(device),
-                use_cache=False,
-            ).logits
-            for row, choice in enumerate(chosen):
-                _score_group(logits[row], samples, members[choice], scores)
-    if not bool(torch.isfinite(scores).all()):
-        raise InvalidInputError("model: its logits hold NaN or infinity; it cannot be measured")
-    return scores
-
-
-def _score_group(logits: Tensor, samples: list[Encoded], group: list[int], scores: Tensor) -> None:
-    """Write the log-probabilities of the candidates of ``group``, whose shared context gave ``logits``."""
-    ids, labels = samples[group[0]]
-    targets = [position for position in range(1, len(ids)) if labels[position] != -100]
-    rows = logits[[position - 1 for position in targets]].double().log_softmax(1).cpu()
-    shared = sum(float(rows[row, ids[position]]) for row, position in enumerate(targets[:-1]))
-    last = torch.stack([samples[index].input_ids[-1] for index in group])
-    if targets[-1] != len(ids) - 1:
-        raise InvalidInputError("canary: the last token of a candidate is not a target; check its encoding")
-    scores[torch.tensor(group)] = shared + rows[-1, last]
+    return shared_log_probs(model, samples, pad_token_id=tokenizer.pad_token_id, batch_size=batch_size)
 
 
 def exposure(

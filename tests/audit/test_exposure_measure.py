@@ -182,3 +182,19 @@ def test_measure_refuses(model, sets, tokenizer, people):
         measure(model, **sets, pad_token_id=0, reference=cached)
     with pytest.raises(InvalidInputError, match=r"canaries\[0\].*neither"):
         measure(model, forget=sets["held_out"], tokenizer=tokenizer, canaries=people.canaries[:1])
+
+
+def test_shared_passes_equal_those_of_each_sample(tiny_llama):
+    """Of different lengths, with one last token or several behind one context, and targets from the start or late."""
+    from fastunlearn.audit._shared import shared_log_probs
+    from fastunlearn.data.encode import Encoded
+
+    model, rows = tiny_llama(), [[1, 4, 5], [1, 4, 6], [1, 4], [1, 7, 5, 6], [1, 7, 5, 8], [9, 4, 5]]
+    data = [Encoded(torch.tensor(ids), torch.tensor([*ids[:0], -100, *ids[1:]])) for ids in rows]
+    data.append(Encoded(data[3].input_ids, torch.tensor([-100, -100, -100, 6])))
+    expected = token_scores(model, data, pad_token_id=0).sample_log_probs
+    for batch_size in (1, 64):
+        torch.testing.assert_close(shared_log_probs(model, data, pad_token_id=0, batch_size=batch_size), expected)
+    open_end = Encoded(torch.tensor([1, 4, 5]), torch.tensor([-100, 4, -100]))
+    with pytest.raises(InvalidInputError, match=r"samples\[0\]: its last token is not a target"):
+        shared_log_probs(model, [open_end], pad_token_id=0)

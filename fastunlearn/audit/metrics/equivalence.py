@@ -7,6 +7,7 @@ equivalence test turns the burden round: it shows that the difference is *below 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -90,28 +91,44 @@ def _standard_error(x: np.ndarray, y: np.ndarray, paired: bool) -> tuple[float, 
     return float(math.sqrt(a + b)), float((a + b) ** 2 / (a**2 / (x.size - 1) + b**2 / (y.size - 1)))
 
 
+@lru_cache(maxsize=256)
+def _quantile(level: float, freedom: float) -> float:
+    """Of Student's t distribution; kept, as resamples of paired items all ask for the same one."""
+    return float(_stats().t.ppf(level, freedom))
+
+
 def tost(x: ArrayLike, y: ArrayLike, margin: float, *, paired: bool = True, alpha: float = 0.05) -> Tost:
     """Two one-sided t tests that |mean(x) - mean(y)| < ``margin`` (Schuirmann 1987).
 
     ``paired``: x_i and y_i belong to one item. The smallest margin that is shown is the larger end, in size, of the
     1 - 2 alpha interval of the difference. Raises InvalidInputError.
     """
-    x, y = _array(x, "x", 2), _array(y, "y", 2)
-    if paired and x.size != y.size:
-        raise InvalidInputError(f"x has {x.size} values and y {y.size}: pass paired=False where they are not paired")
+    x, y = _pair(x, y, paired)
     if not margin > 0:
         raise InvalidInputError(f"margin={margin} must be positive: the largest difference that does not matter")
-    difference = float(x.mean() - y.mean())
-    error, freedom = _standard_error(x, y, paired)
-    student = _stats().t
-    shown = abs(difference) + error * float(student.ppf(1 - alpha, freedom))
+    difference, error, shown, freedom = _shown(x, y, paired, alpha)
     if error == 0:
         return Tost(difference, 0.0 if abs(difference) < margin else 1.0, shown)
+    student = _stats().t
     below = float(student.sf((difference + margin) / error, freedom))
     above = float(student.cdf((difference - margin) / error, freedom))
     return Tost(difference, max(below, above), shown)
 
 
+def _pair(x: ArrayLike, y: ArrayLike, paired: bool) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _array(x, "x", 2), _array(y, "y", 2)
+    if paired and x.size != y.size:
+        raise InvalidInputError(f"x has {x.size} values and y {y.size}: pass paired=False where they are not paired")
+    return x, y
+
+
+def _shown(x: np.ndarray, y: np.ndarray, paired: bool, alpha: float) -> tuple[float, float, float, float]:
+    """The difference of the means, its standard error, the smallest margin shown, and the degrees of freedom."""
+    difference = float(x.mean() - y.mean())
+    error, freedom = _standard_error(x, y, paired)
+    return difference, error, abs(difference) + error * _quantile(1 - alpha, freedom), freedom
+
+
 def equivalence_margin(x: ArrayLike, y: ArrayLike, *, paired: bool = True, alpha: float = 0.05) -> float:
     """The smallest margin within which :func:`tost` shows that the means of x and y are alike."""
-    return tost(x, y, math.inf, paired=paired, alpha=alpha).margin
+    return _shown(*_pair(x, y, paired), paired, alpha)[2]

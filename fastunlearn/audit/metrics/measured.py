@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from fastunlearn.audit._forward import LOGITS_BYTES, check_samples, vocabulary_size
+from fastunlearn.audit._shared import shared_log_probs
 from fastunlearn.audit.bootstrap import interval
 from fastunlearn.audit.divergence import Divergences, divergences, reference_log_probs
 from fastunlearn.audit.exposure import context_length, exposure
 from fastunlearn.audit.generation import generate, prompt_and_answer
 from fastunlearn.audit.measure import find_canary
 from fastunlearn.audit.metrics.tokens import TokenStatistics, token_statistics
-from fastunlearn.audit.scores import token_scores
 from fastunlearn.data.encode import Encoded, encode_like
 from fastunlearn.errors import InvalidInputError
 
@@ -114,7 +114,8 @@ class MeasuredModel:
             self.sets[name][0], records, self.tokenizer, max_length=context_length(self.model),
             name=f"variants of {name}",
         )  # fmt: skip
-        losses = token_scores(self.model, samples, **self._options).sample_losses.numpy()
+        sums = shared_log_probs(self.model, samples, **self._options).numpy()
+        losses = -sums / np.array([sample.targets for sample in samples])
         starts = np.cumsum([0, *(2 + len(one.perturbed) for one in found)])
         return Answers(
             losses[starts[:-1]], losses[starts[:-1] + 1],
