@@ -26,6 +26,7 @@ _HOMES = {
     "keep_fisher": "fastunlearn.unlearn",
     "methods": "fastunlearn.unlearn:METHODS",
     "per_sample_dot": "fastunlearn.operators.sample_space",
+    "precision": "fastunlearn.ops.linear",
     "sharpness": "fastunlearn.analysis",
     "spectrum": "fastunlearn.analysis",
     "trace": "fastunlearn.analysis",

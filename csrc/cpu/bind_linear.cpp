@@ -16,8 +16,8 @@ using OutputTuple = std::tuple<std::uintptr_t, int64_t, int64_t, bool, std::vect
 
 const fu::Bindings bindings([](pybind11::module_& m) {
     m.def("gemm", [](const std::string& isa, bool wide, int64_t columns, const std::vector<RightTuple>& rights,
-                     const std::vector<OutputTuple>& outputs, int threads) {
-        fu::GemmProblem problem = {wide, columns, {}, {}};
+                     const std::vector<OutputTuple>& outputs, int mode, int threads) {
+        fu::GemmProblem problem = {wide, columns, {}, {}, fu::GemmMode(mode)};
         for (const RightTuple& right : rights)
             problem.rights.push_back({fu::matrix_of(std::get<0>(right)), std::get<1>(right)});
         for (const OutputTuple& output : outputs) {
@@ -30,6 +30,7 @@ const fu::Bindings bindings([](pybind11::module_& m) {
         pybind11::gil_scoped_release release;
         fu::gemm(isa, problem, threads);
     });
+    m.def("has_bfloat16_products", &fu::has_bfloat16_products);
 });
 
 }  // namespace

@@ -36,8 +36,10 @@ struct HeadProblem {
     void* nll_t;                        // streams x tokens
     void* gx;                           // tokens x width, or null
     void* hx;                           // streams x tokens x width, or null
-    void* weight_out;                   // added to: streams x vocabulary x width, contiguous; or null
-    void* bias_out;                     // added to: streams x vocabulary; or null
+    void* weight_out;                   // added to: vocabulary x width, contiguous, of every stream; or null
+    int64_t weight_out_stride;          // elements from one stream's to the next one's
+    void* bias_out;                     // added to: vocabulary of every stream; or null
+    int64_t bias_out_stride;
     int64_t logit_bytes;                // the most that a chunk of logits and their tangents may take
 };
 

@@ -21,7 +21,7 @@ from .functions import followed_functions
 from .mode import DualMode, as_loss
 from .modules import ModuleRules
 from .patches import replaced_forwards
-from .rules.output_layer import DeferredLoss, Head
+from .rules.output_layer import DeferredLoss, Head, weighted_tokens
 from .values import Dual
 
 __all__ = ["DualPass", "Result", "loss_of"]
@@ -64,25 +64,37 @@ class DualPass:
         self._loss = loss
         check_model(model, self.parameters)
 
-    def hessian(self, batch: Any, tangents: Mapping[str, Tensor], out: Mapping[str, Tensor], weight=1.0) -> Result:
-        """``out[name] += weight * (H v)[name]`` with H the Hessian of the batch's loss."""
-        return self._reverse(batch, tangents, out, weight, one_stream=False)
+    def hessian(
+        self, batch: Any, tangents: Mapping[str, Tensor], out: Mapping[str, Tensor], weight: float = 1.0,
+        token_weights: Tensor | None = None,
+    ) -> Result:  # fmt: skip
+        """``out[name] += weight * (H v)[name]`` with H the Hessian of the batch's loss; with ``token_weights`` c, that
+        broadcast to (B, S') as :meth:`token_jvp` counts, the loss is ``sum_n c_n nll_n``."""
+        return self._reverse(batch, tangents, out, weight, False, token_weights)
 
-    def ggn(self, batch: Any, tangents: Mapping[str, Tensor], out: Mapping[str, Tensor], weight=1.0) -> Result:
-        """``out[name] += weight * (J^T H_L J v)[name]``: H_L is the Hessian of the loss as a function of the logits."""
-        return self._reverse(batch, tangents, out, weight, one_stream=True)
+    def ggn(
+        self, batch: Any, tangents: Mapping[str, Tensor], out: Mapping[str, Tensor], weight: float = 1.0,
+        token_weights: Tensor | None = None,
+    ) -> Result:  # fmt: skip
+        """``out[name] += weight * (J^T H_L J v)[name]``: H_L is the Hessian of the loss as a function of the logits.
+        ``token_weights``: see :meth:`hessian`."""
+        return self._reverse(batch, tangents, out, weight, True, token_weights)
 
-    def gradient(self, batch: Any, out: Mapping[str, Tensor], weight: float = 1.0) -> Result:
-        """``out[name] += weight * gradient[name]``; ``out`` has a leading axis of length 1."""
+    def gradient(
+        self, batch: Any, out: Mapping[str, Tensor], weight: float = 1.0, token_weights: Tensor | None = None
+    ) -> Result:
+        """``out[name] += weight * gradient[name]``; ``out`` has a leading axis of length 1. ``token_weights``: see
+        :meth:`hessian`."""
         count = check_vectors(self.parameters, None, out)
         if count != 1:
             raise InvalidInputError(f"out: a gradient has a leading axis of 1, got {count}")
-        return self._run(self._mode(None, out), batch, weight, 1)
+        return self._run(self._mode(None, out), batch, weight, 1, token_weights)
 
-    def jvp(self, batch: Any, tangents: Mapping[str, Tensor]) -> Result:
-        """The loss and its derivative along each tangent, by a forward pass alone."""
+    def jvp(self, batch: Any, tangents: Mapping[str, Tensor], token_weights: Tensor | None = None) -> Result:
+        """The loss and its derivative along each tangent, by a forward pass alone. ``token_weights``: see
+        :meth:`hessian`."""
         count = check_vectors(self.parameters, tangents, None)
-        return self._run(self._mode(tangents, None), batch, 1.0, count)
+        return self._run(self._mode(tangents, None), batch, 1.0, count, token_weights)
 
     def token_jvp(self, batch: Any, tangents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Per target position: the loss (B, S'), its derivatives (K, B, S') and the labels (B, S'), -100 = ignored.
@@ -109,14 +121,7 @@ class DualPass:
         with self._prepared(mode):
             self._forward(mode, batch)
             losses, labels = _only_tokens(mode)
-            rows = _rows(batch)
-            wanted = (count, rows, labels.numel() // rows)
-            try:
-                h = token_weights.expand(wanted).reshape(count, -1)
-            except RuntimeError as error:
-                raise InvalidInputError(
-                    f"token_weights: shape {tuple(token_weights.shape)} does not broadcast to {wanted} (see token_jvp)"
-                ) from error
+            h = _spread(token_weights, (count,), batch, labels)
             with torch.no_grad():
                 if isinstance(losses, Head):
                     nll = losses.one_stream(h)
@@ -126,20 +131,25 @@ class DualPass:
             self._sweep(mode)
         return Result(nll.double().sum(), None, mode.unused())
 
-    def _reverse(self, batch, tangents, out, weight, one_stream: bool) -> Result:
+    def _reverse(self, batch, tangents, out, weight, one_stream: bool, token_weights: Tensor | None) -> Result:
         count = check_vectors(self.parameters, tangents, out)
-        return self._run(self._mode(tangents, out, one_stream), batch, weight, count)
+        return self._run(self._mode(tangents, out, one_stream), batch, weight, count, token_weights)
 
     def _mode(self, tangents, out, one_stream: bool = False) -> DualMode:
         heads = frozenset(id(w) for w in output_weights(self.model))
         given = None if tangents is None else dict(tangents)
         return DualMode(self.parameters, given, None if out is None else dict(out), one_stream, heads)
 
-    def _run(self, mode: DualMode, batch: Any, weight: float, count: int) -> Result:
+    def _run(
+        self, mode: DualMode, batch: Any, weight: float, count: int, token_weights: Tensor | None = None
+    ) -> Result:
         """Forward, and where there are accumulators the reverse sweep."""
         with self._prepared(mode):
             loss = self._forward(mode, batch)
             with torch.no_grad():
+                if token_weights is not None:
+                    losses, labels = _only_tokens(mode)
+                    loss = weighted_tokens(mode, losses, _spread(token_weights, (), batch, labels))
                 if isinstance(loss.pending, DeferredLoss):
                     value, tangent = loss.pending.finish(mode, weight)
                 else:
@@ -186,6 +196,18 @@ def _only_tokens(mode: DualMode) -> tuple[Any, Tensor]:
             f"loss: single tokens are seen in its one call of F.cross_entropy; it has {len(mode.tokens)} calls"
         )
     return mode.tokens[0]
+
+
+def _spread(token_weights: Tensor, lead: tuple[int, ...], batch: Any, labels: Tensor) -> Tensor:
+    """Weights that broadcast to (*lead, B, S'), as (*lead, N)."""
+    rows = _rows(batch)
+    wanted = (*lead, rows, labels.numel() // rows)
+    try:
+        return token_weights.expand(wanted).reshape(*lead, -1)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"token_weights: shape {tuple(token_weights.shape)} does not broadcast to {wanted} (see token_jvp)"
+        ) from error
 
 
 def _rows(batch: Any) -> int:

@@ -3,9 +3,11 @@
 The loss over all batches is ``sum_b w_b loss_b / W``. Without a loss of the user's, ``loss_b`` is the mean over the
 batch's n_b target tokens and ``w_b = n_b``, so that the whole is a sum over tokens, divided by
 
-    reduction "mean":    W = number of target tokens of all batches (for one batch: model(**batch).loss)
-    reduction "samples": W = number of sequences of all batches
-    reduction "sum":     W = 1
+    reduction "mean":        W = number of target tokens of all batches (for one batch: model(**batch).loss)
+    reduction "samples":     W = number of sequences of all batches
+    reduction "sum":         W = 1
+    reduction "sample-mean": loss_b is the mean over sequences of each one's mean over its own target tokens, w_b the
+                             number of sequences that have any, and W the number of these in all batches
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from fastunlearn.errors import InvalidInputError
 
 __all__ = ["REDUCTIONS", "Batches", "Part"]
 
-REDUCTIONS = ("mean", "samples", "sum")
+REDUCTIONS = ("mean", "samples", "sum", "sample-mean")
 IGNORED = -100
 
 Loss = Callable[[nn.Module, Mapping], Tensor]
@@ -28,7 +30,8 @@ Loss = Callable[[nn.Module, Mapping], Tensor]
 
 class Part(NamedTuple):
     """One batch on the model's device. ``weight``: w_b. ``samples``: its number of sequences. ``place``: its number.
-    ``share``: 1 / W where W is known beforehand, else 1. ``filler``: it only keeps step with other processes."""
+    ``share``: 1 / W where W is known beforehand, else 1. ``filler``: it only keeps step with other processes.
+    ``token_weights``: (sequences, 1), where loss_b weighs the target tokens of a sequence so, instead of all alike."""
 
     batch: dict
     weight: float
@@ -36,6 +39,7 @@ class Part(NamedTuple):
     place: int
     share: float = 1.0
     filler: bool = False
+    token_weights: Tensor | None = None
 
     @property
     def factor(self) -> float:
@@ -71,8 +75,8 @@ class Batches:
         reduction: str = "mean",
         weight: Callable[[Mapping], float] | None = None,
     ) -> None:
-        if reduction not in REDUCTIONS or (reduction == "samples" and loss is not None):
-            known = REDUCTIONS if loss is None else ("mean", "sum")
+        known = REDUCTIONS if loss is None else ("mean", "sum")
+        if reduction not in known:
             raise InvalidInputError(f"reduction={reduction!r}: use one of {', '.join(known)}")
         if weight is not None and loss is None:
             raise InvalidInputError("batch_weight goes with loss=; without a loss, batches weigh by target tokens")
@@ -125,7 +129,12 @@ class Batches:
         if samples is None:
             raise InvalidInputError(f"batches[{i}] holds no tensor; it has {', '.join(map(repr, values)) or 'nothing'}")
         if self._loss is None:
-            return Part(values, float(target_tokens(values, f"batches[{i}]")), samples, i)
+            counts = target_tokens(values, f"batches[{i}]").double()
+            if self.reduction != "sample-mean":
+                return Part(values, float(counts.sum()), samples, i)
+            some = counts > 0
+            each = torch.where(some, 1.0 / (counts.clamp(min=1) * some.sum().clamp(min=1)), 0.0)
+            return Part(values, float(some.sum()), samples, i, token_weights=each[:, None].to(self._device))
         weight = 1.0 if self.reduction == "sum" else float(samples)
         return Part(values, weight if self._weight is None else float(self._weight(values)), samples, i)
 
@@ -143,11 +152,11 @@ class Batches:
                 if self._loss is None
                 else "batch_weight gives no positive sum over the batches"
             )
-        return {"mean": weights, "samples": float(samples), "sum": 1.0}[self.reduction]
+        return {"samples": float(samples), "sum": 1.0}.get(self.reduction, weights)
 
 
-def target_tokens(batch: Mapping, name: str) -> int:
-    """How many tokens of the batch are predicted: labels other than -100, but for the first of each row."""
+def target_tokens(batch: Mapping, name: str) -> Tensor:
+    """How many tokens of each row are predicted: labels other than -100, but for the first."""
     labels = batch.get("labels")
     if not isinstance(labels, Tensor):
         raise InvalidInputError(
@@ -159,4 +168,4 @@ def target_tokens(batch: Mapping, name: str) -> int:
             f"{name}['labels'] has shape {tuple(labels.shape)} and dtype {labels.dtype}; it must be "
             f"(samples, tokens) of torch.int64"
         )
-    return int((labels[:, 1:] != IGNORED).sum())
+    return (labels[:, 1:] != IGNORED).sum(1)

@@ -122,8 +122,9 @@ class CurvatureOperator(LinearOperator):
     ``batches``: see :class:`~fastunlearn.operators.batches.Batches`; walked once per product.
     ``loss``: None for the mean over the target tokens of all batches, or ``loss(model, batch)``, a scalar.
     ``params``: None for all with ``requires_grad``; names, patterns or parameters.
-    ``reduction``: "mean", "samples" (per sequence) or "sum". ``batch_weight(batch)``: how much the user's loss of a
-    batch stands for in the mean (default: its number of samples).
+    ``reduction``: "mean" (over target tokens), "samples" (the sum over them per sequence), "sum", or "sample-mean" (the
+    mean over sequences of each one's mean over its target tokens). ``batch_weight(batch)``: how much the user's loss of
+    a batch stands for in the mean (default: its number of samples).
     ``vectors_at_once``: a matrix of more columns is done in several passes. ``allow_unused``: a parameter that takes
     no part in the loss gives zeros instead of an error. ``memory``: bytes that activations may take; "store" for any
     number, "recompute" for those of one block, "auto" (768 MiB); blocks that do not fit are computed once more.

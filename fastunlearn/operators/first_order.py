@@ -42,7 +42,7 @@ def gradient(
     wanted_form(form)
     walk = Walk(model, batches, loss, params, reduction, batch_weight, allow_unused)
     out = walk.space.zeros(1)
-    rest = walk.average(lambda part: walk.engine.gradient(part.batch, out, weight=part.factor))
+    rest = walk.average(lambda part: walk.engine.gradient(part.batch, out, part.factor, part.token_weights))
     if rest != 1.0:
         out.flat.div_(rest)
     return walk.space.write(out, Form(form, True))
@@ -69,7 +69,7 @@ def jvp(
     sum_t = torch.zeros(next(iter(vectors.values())).shape[0], dtype=torch.float64, device=walk.space.device)
 
     def step(part):
-        sum_t.add_(walk.engine.jvp(part.batch, tangents).loss_t.double(), alpha=part.factor)
+        sum_t.add_(walk.engine.jvp(part.batch, tangents, part.token_weights).loss_t.double(), alpha=part.factor)
 
     rest = walk.average(step)
     if walk.shards is not None:

@@ -56,6 +56,8 @@ class Fisher(CurvatureOperator):
     ) -> None:
         if kind not in KINDS:
             raise InvalidInputError(f"kind={kind!r}: use one of {', '.join(KINDS)}")
+        if reduction == "sample-mean":
+            raise InvalidInputError("reduction='sample-mean' is for Hessian, GGN and gradient: use 'samples'")
         super().__init__(
             model, batches, None, params,
             reduction=reduction, vectors_at_once=vectors_at_once, allow_unused=allow_unused, memory=memory,

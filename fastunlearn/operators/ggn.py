@@ -27,4 +27,4 @@ class GGN(CurvatureOperator):
     """
 
     def accumulate(self, part: Part, tangents: dict[str, Tensor], out: dict[str, Tensor]) -> Any:
-        return self.walk.engine.ggn(part.batch, tangents, out, weight=part.factor)
+        return self.walk.engine.ggn(part.batch, tangents, out, part.factor, part.token_weights)

@@ -1,4 +1,4 @@
-"""How tensors are handed to the pointwise CPU kernels: rows of consecutive elements, with strides between them."""
+"""How tensors are handed to the CPU kernels: rows of consecutive elements with strides between them, streams apart."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import BackendUnavailableError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._dispatch import choose_backend, extension
 
 #: The dtypes that the pointwise kernels have, and their numbers there (csrc/cpu/kernels.h). float16 has none: it
 #: goes to the reference.
@@ -54,3 +54,22 @@ def stream(value: Tensor | None) -> tuple[int, int, int]:
     if value is None:
         return (0, 0, 0)
     return value.data_ptr(), value.stride(0) if value.dim() == 3 else 0, value.stride(-2)
+
+
+def separate(value: Tensor | None) -> Tensor | None:
+    """(K, rows, columns) with every stream in one piece where streams lie element by element beside each other, as the
+    columns of a matrix (P, K) do: a copy, made in one reading. Anything else stays as it is."""
+    if value is None or value.shape[0] == 1 or value.stride(0) != 1:
+        return value
+    if value.stride(2) > value.stride(1):  # a transposed weight
+        turned = separate(value.mT)
+        return value if turned is None or turned.stride(0) == 1 else turned.mT
+    count, rows, columns = value.shape
+    apart = value.stride(2)
+    if apart < count or value.stride(1) != apart * columns or value.numel() == 0:
+        return value
+    copy = torch.empty(count, rows, columns, dtype=value.dtype)
+    extension("cpu").split_streams(
+        value.data_ptr(), rows * columns, apart, count, value.element_size(), copy.data_ptr(), torch.get_num_threads()
+    )
+    return copy

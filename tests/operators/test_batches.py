@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 import fastunlearn as fu
+from fastunlearn.errors import InvalidInputError
 from tests.operators.conftest import error
+from tests.oracles.exact import Exact
 
 EXACT = 1e-10
 
@@ -138,3 +140,66 @@ def test_a_frozen_or_tied_parameter_may_be_named(name, engine, tiny, batches):
     tiny.requires_grad_(True)
     assert error(found, fu.Hessian(tiny, batches, params=name) @ v) < EXACT
     assert not any(p.grad is not None for p in tiny.parameters())
+
+
+class Sharper(torch.nn.Module):
+    """A model whose logits go through a function that the output layer's rule does not know."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, input_ids, labels=None, attention_mask=None):
+        logits = torch.sinh(self.base.model(input_ids))
+        losses = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return {"loss": losses, "logits": logits}
+
+
+def of_samples(model, batches):
+    """The losses of all samples that have targets, each the mean over its own."""
+    found = []
+    for batch in batches:
+        output = model(**batch)
+        logits = output["logits"] if isinstance(output, dict) else output.logits
+        for row, labels in zip(logits[:, :-1], batch["labels"][:, 1:], strict=True):
+            if bool((labels != -100).any()):
+                found.append(torch.nn.functional.cross_entropy(row, labels))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_mean_over_samples_of_their_own_means(known, engine, tiny, batches):
+    """Samples of 1 to 5 targets, some without any: against double backward of the definition."""
+    if not known and engine == "oracle":
+        pytest.skip("the oracle calls the logits of the output layer alone")
+    model = tiny if known else Sharper(tiny)
+    batches[0]["labels"][0, :5] = -100  # one target is left
+    batches[2]["labels"][1] = -100
+    batches.append({name: value[:1] for name, value in batches[2].items()})
+    batches[3]["labels"] = torch.full_like(batches[3]["labels"], -100)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    hessian = fu.Hessian(model, batches, reduction="sample-mean")
+    v = vector(hessian)
+    with Exact():  # PyTorch's fused attention has no second derivative
+        losses = of_samples(model, batches)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(losses.mean(), parameters, create_graph=True)])
+        product = torch.cat([g.flatten() for g in torch.autograd.grad(gradient @ v, parameters)])
+    assert len(losses) == 5
+    assert error(hessian @ v, product) < EXACT
+    assert error(fu.gradient(model, batches, reduction="sample-mean"), gradient.detach()) < EXACT
+    assert abs(fu.jvp(model, batches, v, reduction="sample-mean") - (gradient @ v).detach()) < 1e-10
+    rows = [{n: t[i : i + 1] for n, t in batch.items()} for batch in batches[:3] for i in range(len(batch["labels"]))]
+    rows = [row for row in rows if bool((row["labels"][:, 1:] != -100).any())]
+    ggn = sum(fu.GGN(model, [row]) @ v for row in rows) / 5
+    assert error(fu.GGN(model, batches, reduction="sample-mean") @ v, ggn) < EXACT
+    walked = DataLoader(batches, batch_size=None)
+    assert error(fu.Hessian(model, walked, reduction="sample-mean") @ v, product) < EXACT
+    other = fu.Hessian(model, batches) @ v  # the mean over tokens is another matrix
+    assert error(other, product) > 1e-2
+
+
+def test_sample_mean_goes_with_the_usual_loss_only(tiny, batches):
+    with pytest.raises(InvalidInputError, match="reduction"):
+        fu.Hessian(tiny, batches, squared, reduction="sample-mean")
+    with pytest.raises(InvalidInputError, match="sample-mean"):
+        fu.Fisher(tiny, batches, reduction="sample-mean")

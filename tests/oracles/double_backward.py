@@ -56,11 +56,13 @@ class DoubleBackward:
         nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
         return nll.view(labels.shape), labels
 
-    def scalar(self, batch) -> Tensor:
+    def scalar(self, batch, token_weights=None) -> Tensor:
         self._sync()
         if self.loss is not None:
             return self.loss(self.copy, self._wide(batch))
         nll, labels = self.token_losses(batch)
+        if token_weights is not None:
+            return (nll * token_weights).sum()
         return nll.sum() / (labels != -100).sum()
 
     def _grad(self, scalar, graph=False) -> list[Tensor | None]:
@@ -79,23 +81,23 @@ class DoubleBackward:
     def _unused(self, gradients) -> frozenset[str]:
         return frozenset(n for n, g in zip(self.names, gradients, strict=True) if g is None)
 
-    def gradient(self, batch, out, weight=1.0) -> Result:
+    def gradient(self, batch, out, weight=1.0, token_weights=None) -> Result:
         with Exact():
-            loss = self.scalar(batch)
+            loss = self.scalar(batch, token_weights)
             gradients = self._grad(loss)
             self._add(out, 0, weight, gradients)
         return Result(loss.detach(), None, self._unused(gradients))
 
-    def jvp(self, batch, tangents) -> Result:
+    def jvp(self, batch, tangents, token_weights=None) -> Result:
         with Exact():
-            loss = self.scalar(batch)
+            loss = self.scalar(batch, token_weights)
             gradients = self._grad(loss)
             k = len(next(iter(tangents.values())))
             return Result(loss.detach(), torch.stack([self._dot(gradients, tangents, i) for i in range(k)]))
 
-    def hessian(self, batch, tangents, out, weight=1.0) -> Result:
+    def hessian(self, batch, tangents, out, weight=1.0, token_weights=None) -> Result:
         with Exact():
-            loss = self.scalar(batch)
+            loss = self.scalar(batch, token_weights)
             gradients = self._grad(loss, graph=True)
             dots = [self._dot(gradients, tangents, k) for k in range(len(next(iter(tangents.values()))))]
             for k, dot in enumerate(dots):
@@ -125,8 +127,8 @@ class DoubleBackward:
                 self._add(out, i, 1.0, gradients)
         return Result(nll.sum().detach(), None, self._unused(gradients))
 
-    def ggn(self, batch, tangents, out, weight=1.0) -> Result:
-        """J^T (diag(p) - p p^T) J / n over the target tokens."""
+    def ggn(self, batch, tangents, out, weight=1.0, token_weights=None) -> Result:
+        """J^T (diag(p) - p p^T) J over the target tokens, each weighed by ``token_weights`` or by 1 / n."""
         if self.loss is not None:
             raise NotImplementedError("the oracle's Gauss-Newton matrix is that of the default loss")
         self._sync()
@@ -134,9 +136,12 @@ class DoubleBackward:
             labels = batch["labels"][:, 1:]
             logits = self.logits(batch)[:, :-1][labels != -100]
             p = logits.detach().softmax(-1)
+            each = torch.full((len(p),), 1 / len(p), dtype=p.dtype)
+            if token_weights is not None:
+                each = token_weights.to(p).expand(labels.shape)[labels != -100]
             for k, z_t in enumerate(self._forward_mode(logits, tangents)):
-                h = (p * z_t - p * (p * z_t).sum(-1, keepdim=True)) / len(p)
+                h = (p * z_t - p * (p * z_t).sum(-1, keepdim=True)) * each[:, None]
                 pulled = torch.autograd.grad(logits, self.parameters, h, retain_graph=True, allow_unused=True)
                 self._add(out, k, weight, pulled)
-            loss = F.cross_entropy(logits, labels[labels != -100])
+            loss = (F.cross_entropy(logits, labels[labels != -100], reduction="none") * each).sum()
         return Result(loss.detach(), None, self._unused(pulled))

@@ -9,6 +9,8 @@ namespace {
 
 template <class T>
 constexpr int lanes = FU_BYTES / int(sizeof(T));
+template <class T>
+constexpr int64_t kColumns = kVectors * lanes<T>;
 
 // ---- reading: a scalar or a whole vector of the source dtype, as T ----
 
@@ -109,7 +111,7 @@ void pack_along(const typename Read::Source* from, int64_t stride, int64_t rows,
 }
 
 // The rows run along memory, and a line of it serves all panels, of kPanel rows each.
-template <int kPanel, class Read, class T>
+template <int64_t kPanel, class Read, class T>
 void pack_across(const typename Read::Source* from, int64_t stride, int64_t rows, int64_t depth, T* packed) {
     const int64_t whole = rows / kPanel * kPanel;
     for (int64_t k = 0; k < depth; ++k) {
@@ -126,14 +128,13 @@ template <class Read, class T>
 void pack_from(const void* source, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth, int64_t panel,
                T* packed) {
     const auto* from = static_cast<const typename Read::Source*>(source);
-    constexpr int kColumns = kVectors * lanes<T>;
     if (depth_stride == 1) {
         for (int64_t r = 0; r < rows; r += panel)
             pack_along<Read>(from + r * row_stride, row_stride, rows - r, depth, panel, packed + r * depth);
     } else if (row_stride == 1 && panel == kRows) {
         pack_across<kRows, Read>(from, depth_stride, rows, depth, packed);
-    } else if (row_stride == 1 && panel == kColumns) {
-        pack_across<kColumns, Read>(from, depth_stride, rows, depth, packed);
+    } else if (row_stride == 1 && panel == kColumns<T>) {
+        pack_across<kColumns<T>, Read>(from, depth_stride, rows, depth, packed);
     } else {
         for (int64_t r0 = 0; r0 < rows; r0 += panel)
             for (int64_t k = 0; k < depth; ++k)
@@ -158,61 +159,110 @@ void pack_f64(int, const void* source, int64_t row_stride, int64_t depth_stride,
 // ---- product ----
 
 template <class T>
-inline void micro_tile(const T* a, const T* b, int64_t depth, T* c, int64_t ldc, bool accumulate) {
-    using V = typename Vector<T>::type;
-    V sum[kRows][kVectors] = {};
-    for (int64_t k = 0; k < depth; ++k) {
-        V right[kVectors];
+struct Sums {
+    typename Vector<T>::type at[kRows][kVectors];
+};
+
+// One step of the depth: sums += left right^T, where the rows of `left` are kStride elements apart.
+template <int64_t kStride, class T>
+inline void add_step(const T* left, const T* b, Sums<T>& sums) {
+    typename Vector<T>::type right[kVectors];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * lanes<T>);
+    for (int v = 0; v < kVectors; ++v) right[v] = load(b + v * lanes<T>);
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-            const T left = a[r];
+    for (int r = 0; r < kRows; ++r) {
+        const T one = left[r * kStride];
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) sum[r][v] += left * right[v];
-        }
-        a += kRows;
-        b += kVectors * lanes<T>;
+        for (int v = 0; v < kVectors; ++v) sums.at[r][v] += one * right[v];
     }
+}
+
+template <class T>
+inline void store_sums(const Sums<T>& sums, T* c, int64_t ldc, bool accumulate) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
             T* place = c + r * ldc + v * lanes<T>;
-            store(place, accumulate ? load(place) + sum[r][v] : sum[r][v]);
+            store(place, accumulate ? load(place) + sums.at[r][v] : sums.at[r][v]);
         }
     }
 }
 
+// The micro-tile's part of c is on its way to the first cache while the sums are made.
 template <class T>
-void product(const T* a, int64_t rows, const T* b, int64_t columns, int64_t depth, T* c, int64_t ldc, bool accumulate) {
-    constexpr int64_t kColumns = kVectors * lanes<T>;
-    for (int64_t j = 0; j < columns; j += kColumns) {  // a panel of b stays in the first cache while all of a passes by
-        for (int64_t i = 0; i < rows; i += kRows) {
-            const T* left = a + i * depth;
-            const T* right = b + j * depth;
-            T* to = c + i * ldc + j;
-            if (i + kRows <= rows && j + kColumns <= columns) {
-                micro_tile(left, right, depth, to, ldc, accumulate);
-                continue;
-            }
-            alignas(64) T edge[kRows * kColumns];
-            micro_tile(left, right, depth, edge, kColumns, false);
-            const int64_t height = rows - i < kRows ? rows - i : kRows;
-            const int64_t width = columns - j < kColumns ? columns - j : kColumns;
-            for (int64_t r = 0; r < height; ++r)
-                for (int64_t s = 0; s < width; ++s)
-                    to[r * ldc + s] = accumulate ? to[r * ldc + s] + edge[r * kColumns + s] : edge[r * kColumns + s];
-        }
+inline void ask_for(const T* c, int64_t ldc) {
+    for (int r = 0; r < kRows; ++r) {
+        __builtin_prefetch(c + r * ldc, 1);
+        __builtin_prefetch(c + r * ldc + (kVectors - 1) * lanes<T>, 1);
     }
 }
+
+// Reads packed rows: depth steps of kRows elements.
+template <class T>
+struct PackedLeft {
+    const T* a;
+    void operator()(const T* b, int64_t depth, Sums<T>& sums) const {
+        const T* left = a;
+        for (int64_t k = 0; k < depth; ++k, left += kRows, b += kColumns<T>) add_step<1>(left, b, sums);
+    }
+};
+
+// Reads rows that lie in tiles of kColumns depth.
+template <class T>
+struct TiledLeft {
+    const T* a;
+    int64_t tile_stride;
+    void operator()(const T* b, int64_t depth, Sums<T>& sums) const {
+        const T* tile = a;
+        for (int64_t k = 0; k < depth; k += kColumns<T>, tile += tile_stride) {
+            const int64_t steps = depth - k < kColumns<T> ? depth - k : kColumns<T>;
+            for (int64_t j = 0; j < steps; ++j, b += kColumns<T>) add_step<kColumns<T>>(tile + j, b, sums);
+        }
+    }
+};
+
+// One micro-tile, of which `height` x `width` are inside c.
+template <class T, class Left>
+inline void micro_tile(const Left& left, const T* b, int64_t depth, int64_t height, int64_t width, T* c, int64_t ldc,
+                       bool accumulate) {
+    Sums<T> sums = {};
+    if (height >= kRows && width >= kColumns<T>) {
+        if (accumulate) ask_for(c, ldc);
+        left(b, depth, sums);
+        return store_sums(sums, c, ldc, accumulate);
+    }
+    alignas(64) T edge[kRows * kColumns<T>];
+    left(b, depth, sums);
+    store_sums(sums, edge, kColumns<T>, false);
+    for (int64_t r = 0; r < height && r < kRows; ++r)
+        for (int64_t s = 0; s < width && s < kColumns<T>; ++s)
+            c[r * ldc + s] = accumulate ? c[r * ldc + s] + edge[r * kColumns<T> + s] : edge[r * kColumns<T> + s];
+}
+
+template <class T>
+void product(const T* a, int64_t rows, const T* b, int64_t columns, int64_t depth, T* c, int64_t ldc, bool accumulate) {
+    for (int64_t j = 0; j < columns; j += kColumns<T>)  // all of a passes by a panel of b
+        for (int64_t i = 0; i < rows; i += kRows)
+            micro_tile(PackedLeft<T>{a + i * depth}, b + j * depth, depth, rows - i, columns - j, c + i * ldc + j, ldc,
+                       accumulate);
+}
+
+template <class T>
+void product_tiles(const T* a, int64_t tile_stride, int64_t rows, const T* b, int64_t columns, int64_t depth, T* c,
+                   int64_t ldc) {
+    for (int64_t i = 0; i < rows; i += kRows)
+        micro_tile(TiledLeft<T>{a + i * kColumns<T>, tile_stride}, b, depth, rows - i, columns, c + i * ldc, ldc, true);
+}
+
+int64_t length(int64_t depth) { return depth; }
 
 }  // namespace
 
 extern const GemmKernels FU_JOIN(gemm_kernels_, FU_ISA);
 const GemmKernels FU_JOIN(gemm_kernels_, FU_ISA) = {
-    {kRows, kVectors * lanes<float>, pack_f32, product<float>},
-    {kRows, kVectors * lanes<double>, pack_f64, product<double>},
+    {kRows, int(kColumns<float>), pack_f32, product<float>, product_tiles<float>, length},
+    {kRows, int(kColumns<double>), pack_f64, product<double>, product_tiles<double>, length},
 };
 
 }  // namespace fu

@@ -22,7 +22,7 @@ from .deferred import defer
 from .linear_algebra import dual_linear
 from .loss import reduced, usual_cross_entropy, weighted_sum
 
-__all__ = ["DeferredLogits", "DeferredLoss", "Head"]
+__all__ = ["DeferredLogits", "DeferredLoss", "Head", "weighted_tokens"]
 
 
 def _parts(value: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -134,6 +134,14 @@ class DeferredLoss:
 
 def _scalar(pending: DeferredLoss) -> Dual:
     return defer((), pending.weights.dtype, pending.weights.device, pending)
+
+
+def weighted_tokens(ctx: Any, losses: Head | Dual, weights: Tensor) -> Dual:
+    """``sum_n weights_n nll_n`` of the losses (N,) of single tokens, put off where they are."""
+    if isinstance(losses, Head):
+        x = _parts(losses.x)[0]
+        return _scalar(DeferredLoss(losses, weights.to(torch.promote_types(x.dtype, torch.float32)), 1.0))
+    return weighted_sum(ctx, losses, weights.to(losses.dtype))
 
 
 def _factor(name: str, args: tuple) -> Any:

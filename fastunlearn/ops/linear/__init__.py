@@ -18,8 +18,9 @@ from fastunlearn.ops._dispatch import backend_module, choose_backend
 
 from . import cpu
 from ._arguments import check, check_matrix, check_out, check_streams
+from ._precision import mode_of, precision
 
-__all__ = ["bias_product", "dual_backward", "dual_forward", "weight_product"]
+__all__ = ["bias_product", "dual_backward", "dual_forward", "precision", "weight_product"]
 
 BACKENDS = ("reference", "cpu", "triton")
 
@@ -27,7 +28,9 @@ BACKENDS = ("reference", "cpu", "triton")
 def _choose(backend: str | None, like: Tensor) -> str:
     """The backend. float16 has no CPU kernel: it is computed by the reference, and "cpu" asked for by name raises."""
     offered = BACKENDS if like.dtype in cpu.DTYPES else tuple(name for name in BACKENDS if name != "cpu")
-    return choose_backend(backend, like.device, offered, like.dtype)
+    chosen = choose_backend(backend, like.device, offered, like.dtype)
+    mode_of(like.dtype, chosen)
+    return chosen
 
 
 def dual_forward(

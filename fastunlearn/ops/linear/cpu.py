@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from fastunlearn.errors import BackendUnavailableError
+from fastunlearn.ops._cpu_streams import separate
 from fastunlearn.ops._dispatch import ISA_VARIABLE, cpu_isa, extension
 
+from ._precision import MODES, mode_of
 from .reference import accumulator
 
 __all__ = ["DTYPES", "bias_product", "dual_backward", "dual_forward", "gemm", "matrices", "matrix", "weight_product"]
@@ -41,11 +44,17 @@ def gemm(rights: Sequence[Tensor], outputs: Sequence[Output], isa: str | None = 
 
     c (rows, columns) float32 or float64 with contiguous rows; a (rows, depth) and rights (columns, depth) any strides.
     """
-    wide = outputs[0][0].dtype == torch.float64
+    wide, isa = outputs[0][0].dtype == torch.float64, isa or cpu_isa()
+    mode = mode_of(rights[0].dtype, "cpu")
+    if mode != "float32" and not extension("cpu").has_bfloat16_products(isa):
+        raise BackendUnavailableError(
+            f"precision({mode!r}): the instruction set {isa!r} of this CPU has no bfloat16 dot products (AVX512-BF16); "
+            f"use 'float32'"
+        )
     extension("cpu").gemm(
-        isa or cpu_isa(), wide, rights[0].shape[0], [(matrix(b), b.shape[1]) for b in rights],
+        isa, wide, rights[0].shape[0], [(matrix(b), b.shape[1]) for b in rights],
         [(c.data_ptr(), c.shape[0], c.stride(0), add, [(matrix(a), i) for a, i in terms]) for c, add, terms in outputs],
-        torch.get_num_threads(),
+        MODES[mode], torch.get_num_threads(),
     )  # fmt: skip
 
 
@@ -92,6 +101,7 @@ def dual_forward(
     x: Tensor, xt: Tensor | None, weight: Tensor, weight_t: Tensor | None, bias: Tensor | None, bias_t: Tensor | None,
     streams: int, isa: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    weight_t = separate(weight_t)
     if _by_library(x.dtype, isa):
         return _library_forward(x, xt, weight, weight_t, bias, bias_t, streams)
     wide = accumulator(x.dtype)
@@ -114,6 +124,7 @@ def dual_forward(
 def dual_backward(
     weight: Tensor, weight_t: Tensor | None, g: Tensor | None, h: Tensor | None, streams: int, isa: str | None = None
 ) -> tuple[Tensor | None, Tensor | None]:
+    weight_t = separate(weight_t)
     if _by_library(weight.dtype, isa):
         return _library_backward(weight, weight_t, g, h, streams)
     wide, rows = accumulator(weight.dtype), (g if h is None else h).shape[-2]

@@ -15,7 +15,8 @@ __all__ = ["DTYPES", "LOGIT_BYTES", "backward", "dual_forward", "forward", "ggn_
 
 VALUES, GRADIENT, HESSIAN, GGN = range(4)
 
-#: The most that logits and their tangents take at a time; at least 48 tokens are taken together.
+#: The most that logits and their tangents take at a time, where half of the weight and its tangents is not more. (A few
+#: tokens are always taken together.)
 LOGIT_BYTES = 128 * 2**20
 
 
@@ -27,11 +28,20 @@ def _wide(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if value is None else value.to(dtype).contiguous()
 
 
-def _sum(out: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Where the kernel adds up: ``out`` itself if the kernel can write it, else zeros of the kernel's dtype."""
-    if out is None or (out.dtype == dtype and out.is_contiguous()):
+def _sum(out: Tensor | None, axes: int, dtype: torch.dtype) -> Tensor | None:
+    """Where the kernel adds up: ``out`` itself if the kernel can write it (the last ``axes`` axes in one piece), else
+    zeros of the kernel's dtype."""
+    if out is None:
+        return None
+    one = out if out.dim() == axes else out[0]
+    if out.dtype == dtype and one.is_contiguous() and (out is one or out.shape[0] == 1 or out.stride(0) >= one.numel()):
         return out
     return torch.zeros(out.shape, dtype=dtype)
+
+
+def _place(out: Tensor | None) -> tuple[int, int]:
+    """Address, and elements from one stream to the next."""
+    return (0, 0) if out is None else (out.data_ptr(), out.stride(0))
 
 
 def _run(
@@ -49,15 +59,15 @@ def _run(
     nll, nll_t = torch.empty(tokens, dtype=wide), torch.empty(streams, tokens, dtype=wide)
     gx = torch.empty(tokens, width, dtype=wide) if need_g else None
     hx = torch.empty(streams, tokens, width, dtype=wide) if need_x and mode in (HESSIAN, GGN) else None
-    sums = _sum(weight_out, wide), _sum(bias_out, wide)
+    sums = _sum(weight_out, 2, wide), _sum(bias_out, 1, wide)
     labels, token_weights = labels.contiguous(), _wide(token_weights, wide)
     bias, bias_t = _wide(head.bias, wide), _wide(head.bias_t, wide)
     extension("cpu").linear_cross_entropy(
         isa or cpu_isa(), mode, wide == torch.float64, tokens, width, head.weight.shape[0], streams,
         matrix(x), matrices(xt), matrix(head.weight), matrices(head.weight_t), labels.data_ptr(),
         _address(token_weights), _address(bias), _address(bias_t), head.softcap or 0.0, head.logit_scale,
-        nll.data_ptr(), nll_t.data_ptr(), _address(gx), _address(hx), _address(sums[0]), _address(sums[1]),
-        LOGIT_BYTES, torch.get_num_threads(),
+        nll.data_ptr(), nll_t.data_ptr(), _address(gx), _address(hx), *_place(sums[0]), *_place(sums[1]),
+        max(LOGIT_BYTES, (1 + streams) * head.weight.nbytes // 2), torch.get_num_threads(),
     )  # fmt: skip
     for out, added in zip((weight_out, bias_out), sums, strict=True):
         if added is not out:
