@@ -2,7 +2,7 @@
 
     python -m bench.linear_precision            writes bench/results/cpu-linear-precision.json
 
-Also with the Hessian-vector product of a whole model ("llama-42m" of bench/shapes.py, 1 x 512 tokens), whose error is
+Also with the Hessian-vector product of a whole model ("llama-42m" of fastunlearn/microbench/shapes.py, 1 x 512 tokens), whose error is
 relative to the same product in float64.
 """
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 import fastunlearn as fu
-from bench.gemm_peak import gemm_peak
-from bench.harness import Way, compare, relative_error, write_json
 from bench.linear import SHAPES, STEPS, own, problem, truth
-from bench.shapes import make_batch, make_model, make_vector
+from fastunlearn.microbench.gemm_peak import gemm_peak
+from fastunlearn.microbench.harness import Way, compare, relative_error, write_json
+from fastunlearn.microbench.shapes import make_batch, make_model, make_vector
 
 MODES = ("float32", "bf16x3", "bf16")
 GATE = 2e-2  # the loosest mode's; each error is reported
