@@ -2,8 +2,8 @@
 
     python -m bench.linear_precision            writes bench/results/cpu-linear-precision.json
 
-Also with the Hessian-vector product of a whole model ("llama-42m" of fastunlearn/microbench/shapes.py, 1 x 512 tokens), whose error is
-relative to the same product in float64.
+Also with the Hessian-vector product of a whole model ("llama-42m" of fastunlearn/microbench/shapes.py, 1 x 512 tokens),
+whose error is relative to the same product in float64.
 """
 
 from __future__ import annotations

@@ -189,12 +189,15 @@ inline void store_sums(const Sums<T>& sums, T* c, int64_t ldc, bool accumulate) 
     }
 }
 
-// The micro-tile's part of c is on its way to the first cache while the sums are made.
+// The micro-tile's part of c, and that of its right-hand neighbour, whose turn is later, are on their way to the caches
+// while the sums are made.
 template <class T>
 inline void ask_for(const T* c, int64_t ldc) {
     for (int r = 0; r < kRows; ++r) {
         __builtin_prefetch(c + r * ldc, 1);
         __builtin_prefetch(c + r * ldc + (kVectors - 1) * lanes<T>, 1);
+        __builtin_prefetch(c + r * ldc + kVectors * lanes<T>, 1, 2);
+        __builtin_prefetch(c + r * ldc + (2 * kVectors - 1) * lanes<T>, 1, 2);
     }
 }
 

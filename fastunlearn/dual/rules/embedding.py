@@ -32,7 +32,7 @@ def embedding(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         keep = (index != padding % rows)[..., None]
     tangent = None
     if weight.tangent is not None:
-        tangent = weight.tangent[:, index]
+        tangent = weight.tangent[:, index].contiguous()  # each stream in one piece, whatever the user's vectors are
         if keep is not None:
             tangent = tangent * keep
     flat = index.reshape(-1)
