@@ -1,13 +1,12 @@
 """The Fisher that a step is shaped by.
 
-Either of retained records, taken at the model's present weights at every step or every few of them, or one kept
-from training time and down-dated once. Both give ``F^-1 J^T c`` and ``J F^-1 J^T`` for the gradients J of the forget
-records.
+Either of retained records, taken at the model's present weights at every step or every few of them (here), or one kept
+from training time and down-dated once (kept_curvature.py). Both give ``F^-1 J^T c`` and ``J F^-1 J^T`` for the
+gradients J of the forget records.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
@@ -15,21 +14,16 @@ from torch import Tensor
 
 from fastunlearn.data.encode import Encoded
 from fastunlearn.operators.blocks import make_blocks
-from fastunlearn.operators.ggn import GGN
 from fastunlearn.operators.gram import gram_blocks
 from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
-from fastunlearn.operators.model_state import evaluation
 from fastunlearn.operators.plan import CapturePlan, make_plan
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.operators.targets import make_batch
-from fastunlearn.solve.kept_fisher import KeptFisher
 from fastunlearn.solve.sample_space import SampleSpaceFisher
 
+from .leverage import leverage
 from .request import Request
 
-__all__ = ["Curvature", "KeptCurvature", "RetainCurvature", "RetainedRecords"]
-
-GGN_COST = 5 / 3  # gradients of a record that one product with its Gauss-Newton matrix costs
+__all__ = ["Curvature", "RetainCurvature", "RetainedRecords", "Sides", "Vector"]
 
 Vector = dict[str, Tensor]
 
@@ -46,6 +40,10 @@ class Curvature(Protocol):
     def power(self, p: float, v: Vector, floor: float) -> Vector:
         """``F^p v``, eigenvalues below ``floor`` counted as ``floor``."""
 
+    def leverage(self) -> dict[str, float]:
+        """``g^T (m F)^-1 g`` of the forget records, for the step log (leverage.py). At 1, a record has as much
+        curvature along its own gradient g as the m retained ones together."""
+
     @property
     def records(self) -> int:
         """n, the number of forget records."""
@@ -55,7 +53,7 @@ class Curvature(Protocol):
         """(n,) float64: each record's pull."""
 
 
-class _Sides:
+class Sides:
     """Per-sample gradients of the request's records; the plan of capture is made once for all steps."""
 
     def __init__(self, request: Request):
@@ -83,7 +81,7 @@ class RetainedRecords:
     step, or all (None); ``kind``: "empirical" or "sampled" labels. And of the forget records beside them."""
 
     def __init__(self, request: Request, size: int | None, kind: str):
-        self._request, self._sides, self._size, self._kind = request, _Sides(request), size, kind
+        self._request, self._sides, self._size, self._kind = request, Sides(request), size, kind
 
     def prepare(self) -> None:
         """What an unbroken run does at the original weights, before its first step."""
@@ -166,80 +164,12 @@ class _RetainFisher:
         inner = self.fisher.inverse(self._cross)
         return ((self._own - self._cross.mT @ inner) / self.fisher.damping).sum(0)
 
+    def leverage(self) -> dict[str, float]:
+        blocks, m, n = self._cross.shape
+        return leverage(self.forget_metric, self._own.sum(0), self.fisher.damping, m, cost=blocks * m * m * n)
+
     def power(self, p: float, v: Vector, floor: float) -> Vector:
         return self.fisher.power(p, v, floor)
-
-    @property
-    def records(self) -> int:
-        return len(self.forget)
-
-    @property
-    def forget_losses(self) -> Tensor:
-        return self.forget.losses
-
-
-class KeptCurvature:
-    """Makes curvature from a kept Fisher, with the forget records' own part taken out; needs no retained data."""
-
-    def __init__(self, request: Request, kept: KeptFisher):
-        self._request, self._sides = request, _Sides(request)
-        kept.check_model(request.parameters)
-        if kept.kind == "sampled":  # its labels were drawn: what it holds of a record is, on the mean, Gauss-Newton
-            self.kept = kept.remove_matrix(self._gauss_newton(kept.vectors), len(request.forget))
-        else:
-            own = self._sides.gradients(request.forget, negative_log_likelihood, "forget records")
-            self.kept = kept.remove(own)
-
-    def prepare(self) -> None:
-        """Done already: the forget records' own part was taken out at the original weights."""
-
-    def is_fresh(self, step: int) -> bool:
-        return True
-
-    def _gauss_newton(self, vectors: Vector) -> Tensor:
-        """``U^T G U`` (r, r) float64: G the Gauss-Newton matrix of the forget records' summed loss, r vectors U."""
-        request, found = self._request, []
-        count, rank = len(request.forget), next(iter(vectors.values())).shape[0]
-        batches = [
-            make_batch(request.model, request.forget[i : i + request.batch_size], request.pad_token_id)
-            for i in range(0, count, request.batch_size)
-        ]
-        with evaluation(request.model, list(request.parameters.values())):
-            matrix = GGN(request.model, batches, params=list(request.parameters), reduction="sum")
-            with request.progress.task("Gauss-Newton products of forget records", total=rank) as task:
-                for low in range(0, rank, matrix.vectors_at_once):
-                    some = {name: u[low : low + matrix.vectors_at_once] for name, u in vectors.items()}
-                    product = matrix.matmat({name: u.to(matrix.dtype) for name, u in some.items()})
-                    found.append(sum(_inner(part, vectors[name]) for name, part in product.items()))
-                    task.advance(len(found[-1]))
-        request.spend(math.ceil(GGN_COST * rank * count))
-        inside = torch.cat(found)
-        return (inside + inside.T) / 2
-
-    def at(self, step: int, pull: TokenLoss) -> _KeptFisher:
-        forget = self._sides.gradients(self._request.forget, pull, "forget records")
-        return _KeptFisher(self.kept, forget)
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Products of the rows of a (k, ...) with those of b (r, ...): (k, r) float64."""
-    return a.flatten(1).double() @ b.flatten(1).double().T
-
-
-class _KeptFisher:
-    def __init__(self, kept: KeptFisher, forget: SampleGradients):
-        self.kept, self.forget = kept, forget
-        names = list(forget.parameters)
-        self._own = gram_blocks([forget], [(0, 0)], make_blocks(names, "model"))[0, 0][0]
-
-    def solve_forget(self, c: Tensor) -> Vector:
-        return self.kept.solve(self.forget.weighted_gradient(c))
-
-    def forget_metric(self) -> Tensor:
-        return self.kept.metric(self._own, self.forget.dot(self.kept.vectors))
-
-    def power(self, p: float, v: Vector, floor: float) -> Vector:
-        return self.kept.power(p, v, floor)
 
     @property
     def records(self) -> int:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from fastunlearn.operators.losses import TokenLoss, log_likelihood, softplus_log_odds
 
-from .curvature import Curvature, KeptCurvature, RetainCurvature, Vector
+from .curvature import Curvature, RetainCurvature, Vector
 from .guard import guarded_move
+from .kept_curvature import KeptCurvature
 from .monitor import Monitor
 from .request import Request
 from .resume import keep_state, taken_up
@@ -106,5 +107,6 @@ def _newton_step(request: Request, settings, monitor: Monitor, curvature: Curvat
     if move.scale == 0:
         return f"the KL budget of {settings.kl_budget:g} allows no further step"
     more = {"step_norm": move.scale * norm(step), "newton_norm": length, "scale": move.scale}
+    more |= curvature.leverage()
     steps.append(monitor.look(len(steps), **more, gradients=request.gradients))
     return f"reached {monitor.target}" if monitor.done(steps[-1]) else ""

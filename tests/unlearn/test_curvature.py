@@ -7,6 +7,7 @@ import torch
 
 from fastunlearn.operators.losses import negative_log_likelihood, softplus_log_odds
 from fastunlearn.operators.targets import make_batch, target_logits
+from fastunlearn.unlearn import leverage
 from fastunlearn.unlearn.curvature import RetainCurvature
 from fastunlearn.unlearn.request import prepare
 from tests.unlearn.running import run
@@ -92,3 +93,28 @@ def test_it_still_forgets_for_fewer_gradients(world):
     steps = result.steps[-1]["step"]
     assert result.stopped.startswith("reached the target")
     assert result.gradients == 10 * steps + 40 * -(-steps // 3)
+
+
+def test_leverage_is_that_of_the_dense_fisher(request_of):
+    request = request_of()
+    found = make(request, 1).at(1, PULL).leverage()
+    g, j = rows(request, request.retain, negative_log_likelihood), rows(request, request.forget, PULL)
+    h = (j @ solved(g, j, torch.eye(len(j), dtype=j.dtype))).diagonal() / len(g)
+    assert found["leverage_max"] == pytest.approx(h.max().item(), rel=1e-4)
+    assert found["leverage_sum"] == pytest.approx(h.sum().item(), rel=1e-4) and found["leverage_sum"] > 0
+
+
+def test_leverage_that_is_dear_is_bounded(request_of, monkeypatch):
+    at = make(request_of(), 1).at(1, PULL)
+    exact = at.leverage()
+    monkeypatch.setattr(leverage, "MOST_COST", 0)
+    assert exact["leverage_max"] <= at.leverage()["leverage_at_most"] < float("inf")
+
+
+@pytest.mark.parametrize(("method", "key"), [
+    ("fisher-removal", "leverage_max"), ("newton", "leverage_sum"), ("fisher-removal-retain-free", "leverage_at_most"),
+])  # fmt: skip
+def test_every_step_tells_the_leverage(world, method, key):
+    more = {} if method == "newton" else {"steps": 2}
+    steps = run(world, method, target_accuracy=0.0, **more).steps
+    assert len(steps) > 1 and all(step[key] > 0 for step in steps[1:]) and key not in steps[0]

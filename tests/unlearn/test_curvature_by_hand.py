@@ -9,7 +9,7 @@ import torch
 
 from fastunlearn.data.encode import encode
 from fastunlearn.operators.targets import make_batch, target_logits
-from fastunlearn.unlearn.curvature import KeptCurvature
+from fastunlearn.unlearn.kept_curvature import KeptCurvature
 from fastunlearn.unlearn.request import prepare
 from tests.oracles.dense import ggn
 from tests.unlearn.running import kept_fisher, run

@@ -57,6 +57,9 @@ class _Kronecker:
     def solve_forget(self, c: Tensor) -> Vector:
         return self._inverse.solve(self._forget.weighted_gradient(c))
 
+    def leverage(self) -> dict[str, float]:
+        return {}  # the Kronecker factors keep no Gram of the records
+
     @property
     def records(self) -> int:
         return len(self._forget)

@@ -70,6 +70,7 @@ def _take(monitor: Monitor, curvature: Curvature, retained: int, budget: float |
     step = newton_update(curvature.solve_forget(ones), retained)
     move = guarded_move(monitor, step, budget)
     more = {"step_norm": move.scale * norm(step), "newton_norm": norm(step), "scale": move.scale}
+    more |= curvature.leverage()
     steps.append(monitor.look(len(steps), **more, gradients=monitor.request.gradients))
     return move
 
