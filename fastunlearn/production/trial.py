@@ -18,6 +18,7 @@ import torch
 
 from fastunlearn.resources import measured, parse_memory
 from fastunlearn.unlearn import unlearn
+from fastunlearn.unlearn.snapshot import Snapshot
 
 __all__ = ["Fit", "Trial", "first_share", "fit", "growing", "method_trials", "sized"]
 
@@ -87,7 +88,7 @@ def sized(sets: dict[str, list | None], share: float) -> dict[str, list | None]:
     return {name: _part(samples, share, 8 if name == "retain" else 2) for name, samples in sets.items()}
 
 
-def _one(model, tokenizer, sets, share: float, arguments: dict, limit: float, looks: int) -> Trial:
+def _one(model, tokenizer, sets, share: float, arguments: dict, limit: float, looks: int, start: Snapshot) -> Trial:
     marks: list[tuple[int, float, int]] = []
 
     def on_step(step: dict) -> None:
@@ -101,6 +102,7 @@ def _one(model, tokenizer, sets, share: float, arguments: dict, limit: float, lo
     try:
         with measured(next(model.parameters()).device) as usage:
             unlearn(model, tokenizer, **sized(sets, share), **{**arguments, "memory": memory}, on_step=on_step)
+        start.restore()  # it ended by itself, before it was stopped
     except _Enough:
         pass
     ended = time.perf_counter()
@@ -126,12 +128,12 @@ def method_trials(
 ) -> list[Trial]:
     """Trials of ``unlearn(**arguments)`` at growing shares of the encoded ``sets``, at least one, until about
     ``seconds`` are spent. A first small one, which loads kernels, is not counted."""
-    share = first_share(sets)
-    _one(model, tokenizer, sets, share / 16, arguments, 0.0, 1)
+    share, start = first_share(sets), Snapshot(dict(model.named_parameters()))
+    _one(model, tokenizer, sets, share / 16, arguments, 0.0, 1, start)
     trials: list[Trial] = []
 
     def one(share: float) -> None:
-        trials.append(_one(model, tokenizer, sets, share, arguments, seconds, looks))
+        trials.append(_one(model, tokenizer, sets, share, arguments, seconds, looks, start))
         on_trial(trials[-1])
 
     growing(one, share, seconds)

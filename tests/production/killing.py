@@ -1,6 +1,6 @@
-"""Runs requests again and again in processes that are killed at random moments; prints what came of it, as JSON.
+"""Runs requests again and again in processes that are killed at random moments; writes what came of it, as JSON.
 
-    python -m tests.production.killing FOLDER TRIALS SEED
+    python -m tests.production.killing FOLDER TRIALS SEED OUT
 
 FOLDER is copied for every trial. The packages are imported once; each trial is a fork of this process.
 """
@@ -63,28 +63,36 @@ def _state(folder: Path) -> dict:
     return {"weights": weights, "requests": requests, "wrong": wrong, "left": sorted(p.name for p in folder.iterdir())}
 
 
+def _killed(folder: Path, moment: float) -> bool:
+    """Starts a run and kills it after so many seconds; whether it was still running."""
+    process = _child(folder)
+    time.sleep(moment)
+    os.kill(process, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(process, 0)[1])
+
+
 def main() -> None:
     start, trials, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     stream = random.Random(seed)
-    _prepare(start, start.parent / "whole")
+    for name in ("warm", "whole"):
+        _prepare(start, start.parent / name)
+    run_requests(load_config(start.parent / "warm"))  # here, so that all that is imported late is there in the forks
     began = time.perf_counter()
     _, status = os.waitpid(_child(start.parent / "whole"), 0)
     took = time.perf_counter() - began
-    found = {"whole": _state(start.parent / "whole"), "status": status, "trials": []}
+    found = {"whole": _state(start.parent / "whole"), "status": status, "seconds": took, "trials": []}
     for number in range(trials):
-        folder = start.parent / f"trial-{number}"
-        _prepare(start, folder)
-        kills = 0
-        for _ in range(1 + number % 2):  # every other trial is killed twice
-            process = _child(folder)
-            time.sleep(took * stream.uniform(0.02, 1.0))
-            os.kill(process, signal.SIGKILL)
-            kills += os.WIFSIGNALED(os.waitpid(process, 0)[1])
+        folder, kills, reach = start.parent / f"trial-{number}", 0, 1.0
+        while not kills:  # a run that was done before it was hit is no trial
+            shutil.rmtree(folder, ignore_errors=True)
+            _prepare(start, folder)
+            kills = sum(_killed(folder, reach * took * stream.uniform(0.02, 1.0)) for _ in range(1 + number % 2))
+            reach *= 0.7
         _, status = os.waitpid(_child(folder), 0)
         found["trials"].append({"kills": kills, "status": status, **_state(folder)})
         shutil.rmtree(folder)
-    print(json.dumps(found))
+    Path(sys.argv[4]).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
