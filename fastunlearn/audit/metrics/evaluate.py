@@ -84,7 +84,7 @@ def evaluate_metrics(
         [own, *map(measured, siblings)], measured(calibration) if calibration is not None else other,
         level=level, resamples=resamples, seed=seed,
     )  # fmt: skip
-    _check_same_sets(measurement)
+    _check_same_sets(measurement, sets, variants, canaries)
     chosen = _chosen(names, measurement)
     result = {}
     with (progress or NO_PROGRESS).task("Metrics", total=len(chosen), unit="metric") as task:
@@ -95,17 +95,23 @@ def evaluate_metrics(
     return result
 
 
-def _check_same_sets(measurement: Measurement) -> None:
+def _check_same_sets(measurement: Measurement, sets, variants, canaries) -> None:
     """Models that were measured before must have been so on the same records."""
-    own = measurement.model.sets
+    own = measurement.model
+    if own.sets.keys() != sets.keys() or not all(_same(own.sets[name], samples) for name, samples in sets.items()):
+        raise InvalidInputError("model: was measured on other sets than these; make it anew for these")
+    given = {name: [one for one in found if one.perturbed] for name, found in (variants or {}).items()}
+    if (given and given != own.variants) or (canaries and list(canaries) != own.canaries):
+        raise InvalidInputError("model: has other variants or canaries than these; give them to MeasuredModel")
     for other in [*measurement.references, *measurement.models, measurement.calibration]:
-        if other is None or other.sets is own:
-            continue
-        same = other.sets.keys() >= own.keys() and all(
-            len(other.sets[name]) == len(samples)
-            and all(torch.equal(a.input_ids, b.input_ids) and torch.equal(a.labels, b.labels)
-                    for a, b in zip(other.sets[name], samples, strict=True))
-            for name, samples in own.items()
-        )  # fmt: skip
-        if not same:
+        if other is not None and not all(_same(other.sets.get(name), own.sets[name]) for name in own.sets):
             raise InvalidInputError("reference: was measured on other sets than these; make it anew for these")
+
+
+def _same(some: Sequence[Encoded] | None, others: Sequence[Encoded]) -> bool:
+    if some is others:
+        return True
+    return some is not None and len(some) == len(others) and all(
+        torch.equal(a.input_ids, b.input_ids) and torch.equal(a.labels, b.labels)
+        for a, b in zip(some, others, strict=True)
+    )

@@ -105,6 +105,8 @@ class MeasuredModel:
 
     def answers(self, name: str) -> Answers:
         """Losses of right and wrong answers to the questions of a set that have wrong ones."""
+        if not self.variants.get(name):
+            raise InvalidInputError(f"variants: this model was given none of {name}; pass variants= to MeasuredModel")
         return self._once(("answers", name), lambda: self._answers(name))
 
     def _answers(self, name: str) -> Answers:

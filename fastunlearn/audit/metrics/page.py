@@ -42,7 +42,7 @@ with TOFU's columns (`perturbed_answer`, `paraphrased_answer`, `paraphrased_ques
 - *A high p-value is weak evidence.* With 40 and 40 items the Kolmogorov-Smirnov test passes every distance below .304.
   So `forget_quality` gives that critical value and `bound`, which the true distance does not exceed with 95 %
   confidence (with 40 items never below .468); and `equivalence_margin` says how alike two models have been *shown* to
-  be.
+  be. The interval of the p-value shows how far it jumps from sample to sample, and may lie wholly below it.
 - *An attack that fails proves little.* Compare each AUC with the retrained model's, not with 0.5: the two sets may
   differ by themselves. An AUC well below 0.5 gives the records away too.
 - The answer to a prompt is written greedily, for as many tokens as the true one has. Free text has no prompt: its first

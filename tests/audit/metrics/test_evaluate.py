@@ -179,8 +179,18 @@ def test_what_cannot_be_measured_is_refused(trained):
     with pytest.raises(InvalidInputError, match="pad_token_id"):
         evaluate_metrics(trained.original, None, trained.sets)
     other = MeasuredModel(trained.retrained, trained.tokenizer, {"forget": trained.sets["retain"]})
-    with pytest.raises(InvalidInputError, match="other sets"):
+    with pytest.raises(InvalidInputError, match="reference: was measured on other sets"):
         evaluate_metrics(*arguments, ["kl"], reference=other)
+    with pytest.raises(InvalidInputError, match="model: was measured on other sets"):
+        evaluate_metrics(other, *arguments[1:], ["kl"], reference=other)
+    own = MeasuredModel(*arguments, variants=trained.variants)
+    plain = MeasuredModel(trained.retrained, *arguments[1:])
+    with pytest.raises(InvalidInputError, match="give them to MeasuredModel"):
+        evaluate_metrics(plain, *arguments[1:], ["truth_ratio"], variants=trained.variants)
+    with pytest.raises(InvalidInputError, match="reference: was measured with other variants of forget"):
+        evaluate_metrics(own, *arguments[1:], ["forget_quality"], reference=plain)
+    with pytest.raises(InvalidInputError, match="pass variants= to MeasuredModel"):
+        plain.answers("forget")
 
 
 def test_without_names_only_what_can_be_measured(trained):
