@@ -5,14 +5,18 @@ Multiply-adds, with N tokens in m samples (sides 1 and 2; a symmetric product is
     ghost    N1 N2 (d_in + d_out)
     formed   (N1 + N2) d_in d_out  +  m1 m2 d_in d_out
 
-Two constants turn the counts into times. They are ratios of measured speeds (bench/ghost_gram.py), by
-device type: how many formed-way multiply-adds take as long as one ghost-way multiply-add.
+The symmetric formed product goes by panels of samples, so with few samples it is more than half. The formed gradients
+themselves, (m1 + m2) d_in d_out numbers, are written and read: memory, not arithmetic. Three constants turn the counts
+into times. They are ratios of measured speeds (bench/lowrank.py switch), by device type.
 """
 
 from __future__ import annotations
 
-#: (forming, multiplying) speed relative to the ghost kernel's; above 1 means faster than the ghost kernel.
-SPEEDS = {"cpu": (0.3, 0.37), "cuda": (1.0, 1.0)}
+from .formed import PANEL
+
+#: Forming and multiplying speed relative to the ghost kernel's (above 1: faster), and the ghost multiply-adds that
+#: take as long as writing and reading one formed number.
+SPEEDS = {"cpu": (0.45, 0.75, 80.0), "cuda": (1.0, 1.0, 0.0)}
 
 
 def ghost_cost(n1: int, n2: int, d_in: int, d_out: int, symmetric: bool) -> float:
@@ -22,11 +26,13 @@ def ghost_cost(n1: int, n2: int, d_in: int, d_out: int, symmetric: bool) -> floa
 
 def formed_cost(n1: int, n2: int, m1: int, m2: int, d_in: int, d_out: int, symmetric: bool, device: str) -> float:
     """Multiply-adds of the formed way, each weighted to a ghost multiply-add's time on ``device``."""
-    forming, multiplying = SPEEDS.get(device, (1.0, 1.0))
+    forming, multiplying, memory = SPEEDS.get(device, (1.0, 1.0, 0.0))
     weights = d_in * d_out
-    tokens = n1 if symmetric else n1 + n2
-    pairs = m1 * m2 * (0.5 if symmetric else 1.0)
-    return weights * (tokens / forming + pairs / multiplying)
+    if symmetric:
+        tokens, rows, pairs = n1, m1, m1 * min(m1, (m1 + PANEL) / 2)
+    else:
+        tokens, rows, pairs = n1 + n2, m1 + m2, m1 * m2
+    return weights * (tokens / forming + pairs / multiplying + memory * rows)
 
 
 def choose_route(n1: int, n2: int, m1: int, m2: int, d_in: int, d_out: int, symmetric: bool, device: str) -> str:
