@@ -40,7 +40,7 @@ inline float one(const Int8* from) { return float(from->value); }
 
 // Memory is asked for ahead of its use: in long rows a little further in the row. In short ones that lie one after the
 // other that would be the next row, which is in use already; there a later group of eight rows is asked for, line by line.
-constexpr int64_t kAhead = 1024, kShort = 16384, kFar = 4096;  // bytes
+constexpr int64_t kAhead = 2048, kShort = 16384, kFar = 12288;  // bytes
 
 template <int kRows, bool short_rows, class S>
 inline void ask(const S* g, int64_t stride, int64_t p, const char* far) {
