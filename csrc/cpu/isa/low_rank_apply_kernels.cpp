@@ -39,7 +39,8 @@ inline float one(const BFloat16* from) {
 inline float one(const Int8* from) { return float(from->value); }
 
 // Memory is asked for ahead of its use: in long rows a little further in the row. In short ones that lie one after the
-// other that would be the next row, which is in use already; there a later group of eight rows is asked for, line by line.
+// other that would be the next row, which is in use already; there a later group of eight rows is asked for, line by
+// line.
 constexpr int64_t kAhead = 2048, kShort = 16384, kFar = 12288;  // bytes
 
 template <int kRows, bool short_rows, class S>
