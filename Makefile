@@ -2,7 +2,8 @@
 # make demo   set everything up in .venv, then run the demonstration (writes runs/demo/report.html)
 # make setup  the set-up alone;  make peers  the packages that tests and benchmarks compare with, where wanted
 # make integrations  the packages that integrations meet (PEFT, Opacus, kronfluence, ...), and the tests with them
-# make lint   ruff;  make clean  removes what make wrote
+# make lint   ruff, mypy, clang-format;  make docs  the site, warnings as errors;  make coverage
+# make clean  removes what make wrote
 #
 # PYTHON names the interpreter to start from (3.11 or newer). A torch that it already has is used;
 # otherwise TORCH is installed first, by version, because an unpinned torch may bring gigabytes of CUDA.
@@ -25,7 +26,7 @@ PARTNERS := accelerate peft datasets scipy hydra-core bitsandbytes
 PARTNERS_ALONE := kronfluence opacus curvlinops-for-pytorch==3.0.1 einops einconv opt-einsum jaxtyping \
                   linear_operator backpack-for-pytorch unfoldNd
 
-.PHONY: setup test demo lint clean peers integrations
+.PHONY: setup test demo lint docs coverage clean peers integrations
 
 setup: $(STAMP)
 
@@ -55,7 +56,19 @@ integrations: $(STAMP)
 	$(BIN)/python -m pytest tests/integrations
 
 lint: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[lint]' --no-build-isolation
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python tools/format_check.py
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -e '.[docs]' --no-build-isolation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+coverage: $(STAMP)
+	$(BIN)/python -m pip install -q coverage
+	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage report
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastunlearn/*.so fastunlearn/_build_report.json
+	rm -rf $(VENV) build dist site *.egg-info fastunlearn/*.so fastunlearn/_build_report.json

@@ -86,10 +86,10 @@ def trak_scores(model: nn.Module, rows: Tensor, queries: Tensor, *, folder: str)
             return (1 - p).mean(1, keepdim=True).detach()
 
     size = sum(p.numel() for p in model.parameters())
-    projector = BasicProjector(grad_dim=size, proj_dim=512, seed=0, proj_type=ProjectionType.rademacher, device="cpu")
+    projector = BasicProjector(grad_dim=size, proj_dim=64, seed=0, proj_type=ProjectionType.rademacher, device="cpu")
     tracer = TRAKer(
         model, Margin(), train_set_size=len(rows), save_dir=str(Path(folder) / "trak"), device="cpu",
-        projector=projector, proj_dim=512, use_half_precision=False, logging_level=40,
+        projector=projector, proj_dim=64, use_half_precision=False, logging_level=40,
     )  # fmt: skip
     tracer.load_checkpoint(model.state_dict(), model_id=0)
     for start in range(0, len(rows), 16):

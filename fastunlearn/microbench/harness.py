@@ -97,14 +97,19 @@ def compare(
         if error <= gate:
             passed.append(way)
     seconds: dict[str, list[float]] = {way.name: [] for way in passed}
-    for _ in range(rounds):
-        for way in passed:
-            gc.collect()
-            _synchronize(device)
-            start = time.perf_counter()
-            way.run()
-            _synchronize(device)
-            seconds[way.name].append(time.perf_counter() - start)
+    gc.collect()
+    gc.freeze()  # what is there by now stays, so that the collections below look at the ways' garbage alone
+    try:
+        for _ in range(rounds):
+            for way in passed:
+                gc.collect()
+                _synchronize(device)
+                start = time.perf_counter()
+                way.run()
+                _synchronize(device)
+                seconds[way.name].append(time.perf_counter() - start)
+    finally:
+        gc.unfreeze()
     for name, times in seconds.items():
         results[name] |= {"seconds": statistics.median(times), "seconds_least": min(times), "rounds": rounds}
     if "seconds" in results.get(baseline, {}):

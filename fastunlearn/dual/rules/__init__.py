@@ -87,7 +87,7 @@ _SPLIT, _INDEX = views.viewing(shapes.split), views.viewing(shapes.index)
 _MATMUL, _CUT = linear_algebra.matmul, loss.on_cut_input
 
 #: Functions with a rule of their own.
-_OWN: dict[Callable, Callable] = {
+OWN: dict[Callable, Callable] = {
     F.linear: linear_algebra.linear,
     torch.addmm: linear_algebra.addmm,
     torch.matmul: _MATMUL,
@@ -133,7 +133,7 @@ _OWN: dict[Callable, Callable] = {
     F.binary_cross_entropy_with_logits: _CUT,
 }
 if hasattr(F, "grouped_mm"):
-    _OWN[F.grouped_mm] = grouped.grouped_mm
+    OWN[F.grouped_mm] = grouped.grouped_mm
 _BY_NAME: dict[str, Callable] = {
     **dict.fromkeys(("add", "__add__", "__radd__"), elementwise.add),
     **dict.fromkeys(("sub", "__sub__"), elementwise.subtract),
@@ -167,7 +167,7 @@ def _property_rule(func: Callable) -> Callable:
 
 
 def _lookup(func: Callable) -> Callable:
-    own = _OWN.get(func)
+    own = OWN.get(func)
     if own is not None:
         return own
     name = _name(func)
