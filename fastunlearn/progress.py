@@ -81,7 +81,9 @@ class _Shown(Task):
             self._running.append(self)
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._running is not None and self in self._running:
             self._running.remove(self)
 
@@ -97,7 +99,9 @@ class _Bar(_Shown):
     def note(self, text: str) -> None:
         self._bar.set_postfix_str(text)
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         super().__exit__(kind, error, trace)
         self._bar.close()
 
@@ -118,7 +122,9 @@ class _Line(_Shown):
     def note(self, text: str) -> None:
         self._note = text
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         super().__exit__(kind, error, trace)
         if self._within:
             return

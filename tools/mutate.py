@@ -4,7 +4,7 @@
     python tools/mutate.py --most 10 --seed 1       fewer mutants, another draw
 
 A mutant changes one operator, number, comparison or sign of a function's body (docstrings and messages are left alone).
-It runs in a process of its own, with the tests of that file, until the first failure. Mutants that survive are listed:
+It runs in a child process, with the tests of that file, until the first failure. Mutants that survive are listed:
 each is either a change that makes no difference, or a test that is missing.
 """
 
@@ -17,9 +17,10 @@ import datetime
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,16 +130,37 @@ def killed(mutant: Mutant, folder: Path, seconds: float) -> bool:
     target = folder / mutant.path
     original = target.read_text(encoding="utf-8")
     target.write_text(mutant.code, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TARGETS[mutant.path]]
+    child = os.fork()  # so that PyTorch and transformers are imported once, by the parent
+    if child == 0:
+        _run_tests(folder, TARGETS[mutant.path])
+    end = time.monotonic() + seconds
     try:
-        done = subprocess.run(
-            command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, timeout=seconds
-        )
-        return done.returncode != 0
-    except subprocess.TimeoutExpired:
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status) != 0
+            time.sleep(0.05)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         return True
     finally:
         target.write_text(original, encoding="utf-8")
+
+
+def _run_tests(folder: Path, tests: list[str]) -> None:
+    """In a child process: the tests of the copied tree; does not come back."""
+    import pytest
+
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    code = 3
+    try:
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    finally:
+        os._exit(code)
 
 
 def page(results: list[tuple[Mutant, bool]]) -> str:
@@ -167,6 +189,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="after which a mutant counts as seen")
     parser.add_argument("--out", type=Path, default=PAGE)
     options = parser.parse_args()
+    import torch  # noqa: F401  before the children; the package itself is each child's own
+    import transformers  # noqa: F401
+
+    assert "fastunlearn" not in sys.modules
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

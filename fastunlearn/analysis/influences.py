@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -83,8 +84,10 @@ def influence(
     if kind not in KINDS:
         raise InvalidInputError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
     chosen = choose_parameters(model, params)
-    shared = {"pad_token_id": pad_token_id, "parameters": chosen, "memory": memory, "batch_size": batch_size,
-              "progress": progress}  # fmt: skip
+    shared: dict[str, Any] = {
+        "pad_token_id": pad_token_id, "parameters": chosen, "memory": memory, "batch_size": batch_size,
+        "progress": progress,
+    }  # fmt: skip
     records, part = to_samples(train), make_blocks(list(chosen), blocks)
     own = SampleGradients(model, records, label="training samples", **shared)
     asked = SampleGradients(model, to_samples(query), label="queries", **shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,7 +95,7 @@ class LinearOperator:
         import numpy
         from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-        def product(operator: LinearOperator):
+        def product(operator: LinearOperator) -> Callable[[numpy.ndarray], numpy.ndarray]:
             def times(x: numpy.ndarray) -> numpy.ndarray:
                 # eigsh hands over views into its own workspace: copied, as torch may not alias read-only memory
                 answer = operator @ torch.tensor(x, dtype=self.dtype, device=self.device)

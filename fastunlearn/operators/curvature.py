@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,7 @@ class CurvatureOperator(LinearOperator):
             some = slice(low, low + self.vectors_at_once)
             tangents = self.walk.tangents({name: tensor[some] for name, tensor in vectors.items()})
             sums = out.rows(some)
-            rest = self.walk.average(lambda part, t=tangents, s=sums: self.accumulate(part, t, s))
+            rest = self.walk.average(functools.partial(self.accumulate, tangents=tangents, out=sums))
             if rest != 1.0:
                 sums.flat.div_(rest)
         return out

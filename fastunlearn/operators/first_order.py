@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
 
+from .batches import Part
 from .curvature import Walk
 from .parameters import Choice
 from .space import FORMS, Form, Vector
@@ -68,8 +69,10 @@ def jvp(
     tangents = walk.tangents(vectors)
     sum_t = torch.zeros(next(iter(vectors.values())).shape[0], dtype=torch.float64, device=walk.space.device)
 
-    def step(part):
-        sum_t.add_(walk.engine.jvp(part.batch, tangents, part.token_weights).loss_t.double(), alpha=part.factor)
+    def step(part: Part) -> None:
+        slopes = walk.engine.jvp(part.batch, tangents, part.token_weights).loss_t
+        assert slopes is not None  # there are tangents
+        sum_t.add_(slopes.double(), alpha=part.factor)
 
     rest = walk.average(step)
     if walk.shards is not None:

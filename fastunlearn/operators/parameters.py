@@ -26,8 +26,8 @@ def choose_parameters(model: nn.Module, params: Choice = None) -> dict[str, nn.P
     one without a floating dtype (quantised weights), or parameters on several devices.
     """
     if isinstance(params, str | nn.Parameter):
-        params = [params]
-    if params is None:
+        chosen = _from_sequence(model, [params])
+    elif params is None:
         chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not chosen:
             raise InvalidInputError("model has no parameter with requires_grad: name the parameters in params=[...]")

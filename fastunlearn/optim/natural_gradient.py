@@ -54,7 +54,7 @@ def natural_gradient(
     if kind not in KINDS:
         raise InvalidInputError(f"kind={kind!r} is unknown; use one of {', '.join(KINDS)}")
     samples, chosen = to_samples(batch), choose_parameters(model, params)
-    settings = {"pad_token_id": pad_token_id, "parameters": chosen, "memory": memory}
+    settings: dict[str, Any] = {"pad_token_id": pad_token_id, "parameters": chosen, "memory": memory}
     own = SampleGradients(model, samples, **settings)
     c = torch.full((len(samples),), 1.0 / len(samples), dtype=torch.float64, device=own.device)
     if kind == "empirical":
@@ -105,10 +105,12 @@ class NaturalGradient(torch.optim.Optimizer):
         if trust is not None and not 0 < trust < float("inf"):
             raise InvalidInputError(f"trust={trust!r} must be a finite number of nats above 0, or None")
         self.trust = trust
-        self._settings = {"damping": check_damping(damping), "kind": kind, "blocks": blocks, "memory": memory,
-                          "pad_token_id": pad_token_id}  # fmt: skip
+        self._settings: dict[str, Any] = {
+            "damping": check_damping(damping), "kind": kind, "blocks": blocks, "memory": memory,
+            "pad_token_id": pad_token_id,
+        }  # fmt: skip
         self._seed = seed
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})  # type: ignore[arg-type]
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As PyTorch's; checks the group's settings."""
@@ -135,7 +137,7 @@ class NaturalGradient(torch.optim.Optimizer):
         return found.loss
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update from the parameters' ``grad``; those without one stay. ``closure``: calls :meth:`backward` anew
         and returns the loss, which is returned."""
         value = None

@@ -99,7 +99,7 @@ class Sophia(torch.optim.Optimizer):
         self.kind, self.every, self.seed = kind, every, seed
         defaults = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay,
                     "maximize": maximize}  # fmt: skip
-        super().__init__(params, defaults)  # type: ignore[arg-type]
+        super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As PyTorch's; checks the group's settings."""
@@ -146,7 +146,7 @@ class Sophia(torch.optim.Optimizer):
             )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update from the parameters' ``grad``; those without one stay. ``closure``: computes the loss and the
         gradients anew; its loss is returned."""
         value = None

@@ -10,6 +10,8 @@ down. A direction with ``d^T A d <= 0`` stops the run, and is reported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ def cg(
     tolerance: float = 1e-4,
     max_iterations: int = 1000,
     x0: Tensor | None = None,
-    on_iteration=None,
+    on_iteration: Callable[[int, float], object] | None = None,
 ) -> Solution:
     """``(A + damping I)^-1 b`` for symmetric positive definite A + damping I.
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```(python|sh)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 #: Names that a page's examples take as given, made by ``prepare``; see there.
-GIVEN = {"docs/metrics.md"}
+GIVEN = {"docs/metrics.md", "docs/attacks.md"}
 #: Pages whose examples other tests run.
 ELSEWHERE = {
     "docs/operators.md": "tests/docs/test_docs.py",
@@ -79,7 +79,7 @@ def test_the_page_runs(path, reader, capsys):
         if kind == "python":
             exec(compile(text, name_of(path), "exec", dont_inherit=True), names)
             continue
-        for line in text.splitlines():
+        for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words and words[0] == "fastunlearn":
                 assert main([*words[1:], "--quiet"]) == 0, f"{line}: {capsys.readouterr().err}"
