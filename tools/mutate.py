@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "mutation.md"
 #: File -> the tests that must see an error in it.
 TARGETS = {
-    "fastunlearn/solve/sample_space.py": ["tests/solve/test_sample_space.py"],
+    "fastunlearn/solve/sample_space.py": ["tests/solve/test_signed_rows.py", "tests/solve/test_sample_space.py",
+                                          "tests/solve/test_low_rank_fisher.py"],
     "fastunlearn/solve/low_rank_fisher.py": ["tests/solve/test_low_rank_fisher.py"],
 }
 SWAPS: dict[type, type] = {

@@ -115,8 +115,11 @@ def spectrum(
     if isinstance(matrix, nn.Module):
         if batches is None:
             raise InvalidInputError("batches are missing: a model's Hessian is that of its loss over batches")
-        matrix = Hessian(matrix, batches, loss, params)
-    elif batches is not None or loss is not None or params is not None:
+        return spectrum(
+            Hessian(matrix, batches, loss, params), probes=probes, steps=steps, seed=seed,
+            reorthogonalise=reorthogonalise,
+        )  # fmt: skip
+    if batches is not None or loss is not None or params is not None:
         raise InvalidInputError("batches, loss and params go with a model; an operator has its own")
     found = recurrence(matrix, random_start(matrix, probes, seed), steps, keep=reorthogonalise)
     nodes, vectors = torch.linalg.eigh(found.small())

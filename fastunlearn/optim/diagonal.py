@@ -11,13 +11,13 @@ gradient and may be negative, the second one gradient and a forward pass, and is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.operators.batches import target_tokens
+from fastunlearn.operators.batches import Loss, target_tokens
 from fastunlearn.operators.first_order import gradient
 from fastunlearn.operators.fisher import draw_labels
 from fastunlearn.operators.hessian import Hessian
@@ -36,7 +36,7 @@ def diagonal_estimate(
     *,
     kind: str = "gauss-newton-bartlett",
     params: Choice = None,
-    loss: Callable[[nn.Module, Mapping], Tensor] | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
 ) -> list[Tensor]:
     """One unbiased estimate of the curvature's diagonal, a tensor for each parameter, in its shape, at least float32.
@@ -60,7 +60,9 @@ def diagonal_estimate(
         return _bartlett(model, batch, chosen, seed)
 
 
-def _hutchinson(model, batch, chosen: dict[str, nn.Parameter], loss, seed: int) -> list[Tensor]:
+def _hutchinson(
+    model: nn.Module, batch: Mapping, chosen: dict[str, nn.Parameter], loss: Loss | None, seed: int
+) -> list[Tensor]:
     hessian = Hessian(model, batch, loss, list(chosen.values()), allow_unused=True)
     generator = torch.Generator().manual_seed(seed)
     # Drawn on the CPU, so that a seed means the same on every device; signs have the least variance.
@@ -71,10 +73,11 @@ def _hutchinson(model, batch, chosen: dict[str, nn.Parameter], loss, seed: int) 
     return [a.mul_(b) for a, b in zip(hessian @ u, u, strict=True)]
 
 
-def _bartlett(model, batch, chosen: dict[str, nn.Parameter], seed: int) -> list[Tensor]:
+def _bartlett(model: nn.Module, batch: Mapping, chosen: dict[str, nn.Parameter], seed: int) -> list[Tensor]:
     device = next(iter(chosen.values())).device
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     tokens = target_tokens(moved, "batch")
     drawn = {**moved, "labels": draw_labels(model, moved, seed)}
     found = gradient(model, drawn, params=list(chosen.values()), allow_unused=True, form="list")
+    assert isinstance(found, list)
     return [g.square_().mul_(tokens) for g in found]
