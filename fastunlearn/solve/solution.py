@@ -16,8 +16,11 @@ __all__ = ["Matrix", "Preconditioner", "Solution", "read_right", "written"]
 class Matrix(Protocol):
     """A square symmetric matrix (P, P) that is only multiplied with: ``A @ V`` for V (P, k)."""
 
-    shape: Any
-    dtype: torch.dtype
+    @property
+    def shape(self) -> Any: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     def __matmul__(self, other: Tensor) -> Tensor: ...
 

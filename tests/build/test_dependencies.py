@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 #: Where the package's name is not that of what it installs.
-DISTRIBUTIONS = {"curvlinops": "curvlinops_for_pytorch", "hydra": "hydra_core"}
+DISTRIBUTIONS = {"trak": "traker", "curvlinops": "curvlinops_for_pytorch", "hydra": "hydra_core"}
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
