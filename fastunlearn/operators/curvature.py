@@ -65,12 +65,12 @@ class Walk:
         if self.shards is not None:
             batches = Again(batches)
         self.batches = Batches(batches, self.space.device, loss=loss, reduction=reduction, weight=batch_weight)
-        self._engine: DualPass | None = None
+        self._engine: DualPass | ShardedEngine | None = None
         check_evaluation(model)
 
     @property
-    def engine(self) -> DualPass:
-        """The dual pass over the model, made when it is first needed."""
+    def engine(self) -> Any:
+        """The dual pass over the model (of one process, or of shards), made when it is first needed."""
         if self._engine is None:
             if self.shards is not None:
                 self._engine = ShardedEngine(self.shards, self.parameters, self.loss)
@@ -98,7 +98,8 @@ class Walk:
             weights += part.weight
             unused &= getattr(step(part), "unused", frozenset())
         if self.shards is not None:
-            weights, samples = self.shards.total(weights, samples)
+            weights, everywhere = self.shards.total(weights, samples)
+            samples = int(everywhere)
         rest = self.batches.rest(weights, samples)
         if unused and not self.allow_unused:
             name = next(name for name in self.parameters if name in unused)
