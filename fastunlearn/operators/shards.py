@@ -64,12 +64,13 @@ class Shards:
                     "mesh of one dimension is supported (no HSDP, no tensor parallelism)"
                 )
         self.group = self.mesh.get_group()
-        self._data = {name: torch.empty(p.shape, dtype=p.dtype, device=p.device) for name, p in self.origin.items()}
+        self._data: dict[str, Tensor] = {}
         self._counts = dict.fromkeys(self.origin, 0)
         names = {id(p): name for name, p in self.origin.items()}
         made: dict[str, nn.Parameter] = {}
-        for name, data in self._data.items():
-            made[name] = nn.Parameter(data, requires_grad=self.origin[name].requires_grad)
+        for name, p in self.origin.items():
+            data = torch.empty(p.shape, dtype=p.dtype, device=p.device)
+            made[name] = nn.Parameter(data, requires_grad=p.requires_grad)
             # .data counts its versions for itself: autograd need not know of memory that comes and goes
             self._data[name] = made[name].data
             data.untyped_storage().resize_(0)
