@@ -83,21 +83,21 @@ class ShardedEngine:
         self.parameters = {name: shards.parameters[name] for name in names}
         self._pass = DualPass(shards.shell, self.parameters, loss, "recompute", shards.reversing)
 
-    def hessian(self, batch: Any, tangents: dict[str, Tensor], out: dict[str, Tensor], weight: float = 1.0) -> Any:
+    def hessian(self, batch: Any, tangents: dict, out: dict, weight: float = 1.0, token_weights=None) -> Any:
         with self.shards.pass_(tangents, out) as (t, o):
-            return self._pass.hessian(batch, t, o, weight)
+            return self._pass.hessian(batch, t, o, weight, token_weights)
 
-    def ggn(self, batch: Any, tangents: dict[str, Tensor], out: dict[str, Tensor], weight: float = 1.0) -> Any:
+    def ggn(self, batch: Any, tangents: dict, out: dict, weight: float = 1.0, token_weights=None) -> Any:
         with self.shards.pass_(tangents, out) as (t, o):
-            return self._pass.ggn(batch, t, o, weight)
+            return self._pass.ggn(batch, t, o, weight, token_weights)
 
-    def gradient(self, batch: Any, out: dict[str, Tensor], weight: float = 1.0) -> Any:
+    def gradient(self, batch: Any, out: dict, weight: float = 1.0, token_weights=None) -> Any:
         with self.shards.pass_(None, out) as (_, o):
-            return self._pass.gradient(batch, o, weight)
+            return self._pass.gradient(batch, o, weight, token_weights)
 
-    def jvp(self, batch: Any, tangents: dict[str, Tensor]) -> Any:
+    def jvp(self, batch: Any, tangents: dict, token_weights=None) -> Any:
         with self.shards.pass_(tangents, None) as (t, _):
-            return self._pass.jvp(batch, t)
+            return self._pass.jvp(batch, t, token_weights)
 
     def token_jvp(self, batch: Any, tangents: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         with self.shards.pass_(tangents, None) as (t, _):
