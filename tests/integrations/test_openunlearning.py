@@ -1,8 +1,7 @@
-"""OpenUnlearning: trainers and metrics against stand-ins of its interfaces; its configurations with the real hydra."""
+"""OpenUnlearning: trainers and metrics against stand-ins of its interfaces."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -18,7 +17,6 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.integrations.openunlearning import load_sockets, register
 from fastunlearn.integrations.openunlearning.records import encoded, indexed
 from fastunlearn.integrations.openunlearning.trainers import ONE_SHOT
-from fastunlearn.unlearn import get_method
 from tests.integrations.standin_openunlearning import Collator, ForgetRetain, Questions, make_sockets
 
 
@@ -185,80 +183,3 @@ def test_without_a_checkout_the_error_says_what_to_do(monkeypatch, capsys, tmp_p
         load_sockets()
     assert main(["--checkout", str(tmp_path), "trainer=FisherRemoval"]) == 2
     assert "has no src/train.py" in capsys.readouterr().err
-
-
-class TestConfigurations:
-    """Composed by the real hydra, over a folder that stands for the checkout's ``configs``."""
-
-    @pytest.fixture
-    def compose(self, tmp_path):
-        hydra = pytest.importorskip("hydra")
-
-        configs = tmp_path / "configs"
-        for name, text in {
-            "unlearn.yaml": "defaults:\n  - trainer: GradAscent\n  - eval: tofu\n  - _self_\nmode: unlearn\n",
-            "trainer/finetune.yaml": "handler: FinetuneTrainer\nargs:\n  learning_rate: 1e-5\n",
-            "trainer/GradAscent.yaml": "defaults:\n  - finetune\nhandler: GradAscent\n",
-            "eval/tofu.yaml": (
-                "# @package eval.tofu\ndefaults:\n  - tofu_metrics:\n    - forget_Q_A_Prob\nhandler: TOFUEvaluator\n"
-                "metrics: {}\nbatch_size: 32\nforget_split: forget10\nholdout_split: holdout10\n"
-            ),
-            "eval/tofu_metrics/forget_Q_A_Prob.yaml": (
-                "# @package eval.tofu.metrics.forget_Q_A_Prob\nhandler: probability\n"
-            ),
-            "data/datasets/TOFU_QA_forget.yaml": "TOFU_QA_forget:\n  args:\n    hf_args:\n      name: x\n",
-            "data/datasets/TOFU_MIA.yaml": (
-                "TOFU_QA_forget:\n  access_key: forget\n  args:\n    hf_args:\n      name: x\n"
-                "TOFU_QA_holdout:\n  access_key: holdout\n  args:\n    hf_args:\n      name: x\n"
-            ),
-            "collator/DataCollatorForSupervisedDatasetwithIndex.yaml": "C:\n  args:\n    index: index\n",
-        }.items():
-            path = configs / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-
-        def make(*overrides):
-            with hydra.initialize_config_dir(str(configs), version_base=None):
-                path = "hydra.searchpath=[pkg://fastunlearn.integrations.openunlearning]"
-                return hydra.compose("unlearn", overrides=[path, *overrides])
-
-        return make
-
-    @pytest.mark.parametrize("name", [*ONE_SHOT, "BoundedDifference", "FinetuneKeepFisher"])
-    def test_every_trainer_has_one_that_names_all_its_settings(self, compose, name):
-        from fastunlearn.integrations.huggingface import KeepFisherCallback
-
-        config = compose(f"trainer={name}")
-        assert config.trainer.handler == name and config.trainer.args.learning_rate == 1e-5
-        arguments = config.trainer.method_args
-        given = {key: None if key == "kept_fisher" else arguments[key] for key in arguments}
-        if name in ONE_SHOT:
-            for ours in ("held_out", "parameters", "memory", "records_per_pass", "kept_fisher"):
-                given.pop(ours, None)
-            kind = get_method(ONE_SHOT[name]).settings
-            wanted = {field.name: field.default for field in dataclasses.fields(kind)}
-            wanted |= {"fisher_samples": 512} if "fisher_samples" in wanted else {}
-            assert given == wanted
-        elif name == "FinetuneKeepFisher":
-            import inspect
-
-            wanted = dict(inspect.signature(KeepFisherCallback.__init__).parameters)
-            assert given == {key: p.default for key, p in wanted.items() if key != "self"}
-        else:
-            assert given == {"gamma": 1.0, "alpha": 1.0, "threshold": -3.0}
-
-    def test_metrics_join_its_evaluator(self, compose):
-        ours = "fastunlearn_forget_accuracy,fastunlearn_membership,fastunlearn_kl_forget"
-        added = f"+eval/tofu_metrics=[{ours}]"
-        metrics = compose("trainer=FisherRemoval", added, "eval.tofu.forget_split=forget05").eval.tofu.metrics
-        assert metrics.forget_Q_A_Prob.handler == "probability"
-        assert metrics.fastunlearn_forget_accuracy.handler == "fastunlearn_token_accuracy"
-        assert metrics.fastunlearn_forget_accuracy.datasets.TOFU_QA_forget.args.hf_args.name == "forget05"
-        assert metrics.fastunlearn_membership.datasets.TOFU_QA_holdout.args.hf_args.name == "holdout10"
-        assert metrics.fastunlearn_membership.collators.C.args.index == "index"
-        instead = "eval/tofu_metrics@eval.tofu.tofu_metrics=[fastunlearn_forget_accuracy]"
-        assert list(compose(instead).eval.tofu.metrics) == ["fastunlearn_forget_accuracy"]
-
-    def test_held_out_records_by_name(self, compose):
-        config = compose("trainer=FisherRemoval", "+data/datasets@trainer.method_args.held_out=TOFU_QA_holdout")
-        assert config.trainer.method_args.held_out.TOFU_QA_holdout.args.hf_args.name == "holdout10"
