@@ -51,7 +51,7 @@ REMOVAL = {"steps": 16}
 
 
 def test_names_are_registered(stack):
-    assert set(stack.trainers) == {*ONE_SHOT, "BoundedDifference", "FinetuneKeepFisher"}
+    assert set(stack.trainers) == {*ONE_SHOT, "FastUnlearn", "BoundedDifference", "FinetuneKeepFisher"}
     assert {*stack.trainers, *stack.metrics} == set(stack.names)
 
 
@@ -78,6 +78,16 @@ def test_it_is_the_same_as_the_library(stack, world, tmp_path):
     fu.unlearn(alone, world.tokenizer, forget=world.forget, retain=world.retain, method="newton", damping=1e-2)
     for name, p in alone.named_parameters():
         assert torch.equal(p, world.model.get_parameter(name)), name
+
+
+def test_any_method_by_name(stack, world, tmp_path):
+    everything = {"method": "gradient-difference", "learning_rate": 1e-3, "gradients": 64}
+    account = stack.run("FastUnlearn", everything, tmp_path).trainer.result
+    assert account.method == "gradient-difference" and account.settings["gradients"] == 64 and account.gradients > 0
+    with pytest.raises(InvalidInputError, match="is unknown"):
+        stack.run("FastUnlearn", {"method": "gradient-descent"}, tmp_path)
+    with pytest.raises(InvalidInputError, match="use trainer=FastUnlearn"):
+        stack.run("FisherRemoval", {"method": "newton"}, tmp_path)
 
 
 def test_keep_then_remove_without_retained_data(stack, world, tmp_path, accuracy):

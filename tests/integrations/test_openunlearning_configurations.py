@@ -75,6 +75,11 @@ def test_every_trainer_has_one_that_names_all_its_settings(compose, name):
         assert given == {"gamma": 1.0, "alpha": 1.0, "threshold": -3.0}
 
 
+def test_any_method_by_name(compose):
+    chosen = compose("trainer=FastUnlearn", "trainer.method_args.method=npo", "+trainer.method_args.beta=0.2").trainer
+    assert chosen.handler == "FastUnlearn" and chosen.method_args.method == "npo" and chosen.method_args.beta == 0.2
+
+
 def test_metrics_join_its_evaluator(compose):
     ours = "fastunlearn_forget_accuracy,fastunlearn_membership,fastunlearn_kl_forget"
     added = f"+eval/tofu_metrics=[{ours}]"
@@ -151,7 +156,7 @@ def test_the_runner_registers_and_runs_the_checkouts_script(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, ran, arguments = done.stdout.splitlines()
-    trainers = sorted([*ONE_SHOT, "BoundedDifference", "FinetuneKeepFisher"])
+    trainers = sorted([*ONE_SHOT, "FastUnlearn", "BoundedDifference", "FinetuneKeepFisher"])
     assert all(name in first for name in trainers)
     overrides = ["--config-name=unlearn.yaml", "trainer=FisherRemoval", f"hydra.searchpath=[{SEARCH_PATH}]"]
     metrics = ["fastunlearn_kl", "fastunlearn_membership_auc", "fastunlearn_token_accuracy"]

@@ -23,7 +23,7 @@ from .sockets import Sockets
 
 __all__ = ["ONE_SHOT", "make_trainers"]
 
-#: Name of the trainer, and of its method.
+#: Name of the trainer, and of its method. ``FastUnlearn`` beside them takes any by ``method_args.method``.
 ONE_SHOT = {
     "FisherRemoval": "fisher-removal",
     "FisherForgetting": "fisher-forgetting",
@@ -31,7 +31,7 @@ ONE_SHOT = {
     "FisherRemovalRetainFree": "fisher-removal-retain-free",
 }
 RESULT = "unlearning.json"  # the account of the run, beside the model
-_OURS = ("held_out", "kept_fisher", "parameters", "memory", "records_per_pass")
+_OURS = ("method", "held_out", "kept_fisher", "parameters", "memory", "records_per_pass")
 _THEIRS = ("model", "args", "train_dataset", "eval_dataset", "tokenizer", "data_collator", "evaluators",
            "template_args", "callbacks", "optimizers", "compute_metrics")  # fmt: skip
 
@@ -62,15 +62,21 @@ def _check_settings(method: str, settings: dict) -> None:
 class _OneShot:
     """``train()`` is one call of :func:`fastunlearn.unlearn` on the forget and retain data, instead of a loop.
 
-    ``method_args``: the method's settings; ``held_out``: a data set's configuration, as in ``data``; ``kept_fisher``: a
-    path; ``parameters``: patterns; ``memory``; ``records_per_pass``. Errors of these are raised before any computing.
+    ``method_args``: the method's settings; ``method``, for the trainer FastUnlearn alone; ``held_out``: a data set's
+    configuration, as in ``data``; ``kept_fisher``: a path; ``parameters``: patterns; ``memory``; ``records_per_pass``.
+    Errors of these are raised before any computing.
     """
 
-    method: str
+    method: str | None = None
     sockets: Sockets
 
     def __init__(self, **given: Any) -> None:
         theirs, ours, self.settings = _split(given)
+        chosen = ours.pop("method", None)
+        if self.method is None:
+            self.method = get_method(chosen).name
+        elif chosen is not None:
+            raise InvalidInputError(f"method: trainer={type(self).__name__} has its own; use trainer=FastUnlearn")
         _check_settings(self.method, self.settings)
         self.held_out_config = ours.pop("held_out", None)
         self.options = {name: value for name, value in ours.items() if value is not None}
@@ -174,6 +180,7 @@ def make_trainers(sockets: Sockets) -> list[type]:
     made = [
         type(name, (_OneShot, sockets.unlearn_trainer), {**ours, "method": method}) for name, method in ONE_SHOT.items()
     ]
+    made.append(type("FastUnlearn", (_OneShot, sockets.unlearn_trainer), ours))
     made.append(type("BoundedDifference", (_BoundedDifference, sockets.unlearn_trainer), {}))
     made.append(type("FinetuneKeepFisher", (_KeepFisher, sockets.finetune_trainer), {}))
     return made
