@@ -100,6 +100,18 @@ def test_any_strides():
         check(value, truth[name], torch.float32)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+def test_streams_that_are_columns_of_one_matrix(dtype, turned):
+    """Tangents K elements apart, of K = 5 and as three of the five; also of a weight that is stored transposed."""
+    c = inputs(70, 33, 45, 5, dtype)
+    apart = c["weight_t"].permute(2, 1, 0).contiguous().permute(2, 1, 0) if turned else None
+    apart = c["weight_t"].permute(1, 2, 0).contiguous().permute(2, 0, 1) if apart is None else apart
+    assert apart.stride(0) == 1 and torch.equal(apart, c["weight_t"])
+    agree(c | {"weight_t": apart})
+    agree({n: v[1:4] if n in ("xt", "bias_t", "h") else v for n, v in c.items()} | {"weight_t": apart[1:4]})
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_few_tokens(rows):
     agree(inputs(rows, 5, 4, 2, torch.float32))

@@ -105,6 +105,44 @@ def test_strided_and_wide_sums():
         check(out, truth + 1, torch.float32)
 
 
+@pytest.mark.parametrize("run", [hessian, ggn])
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_groups_of_streams(run, layer, dtype, monkeypatch):
+    """Five streams, which are the columns of one matrix, all at once, two by two and one by one; also with one token
+    whose label is all but certain."""
+    case = head_case(70, 24, 700, 5, dtype=dtype, **layer)
+    case.weight[case.labels[0].clamp(min=0)] = 3 * case.x[0]
+    case = replace(case, weight_t=case.weight_t.permute(1, 2, 0).contiguous().permute(2, 0, 1))
+    assert case.weight_t.stride(0) == 1
+    line = 700 * 32 * sums(dtype).itemsize
+    for size in (100 * line, 3 * line, 1):
+        monkeypatch.setattr(cpu, "LOGIT_BYTES", size)
+        agree(case, run)
+
+
+def test_sums_whose_streams_lie_apart():
+    """Accumulators that are parts of one flat vector per stream get the same additions, and nothing beside them."""
+    case = head_case(40, 16, 500, 3, dtype=torch.float32, bias=True)
+    truth, flat = hessian(case.to(torch.float64), "reference"), torch.ones(3, 9000)
+    w, b = flat[:, 100:8100].view(3, 500, 16), flat[:, 8200:8700]
+    options = {**case.layer(), "bias_t": case.bias_t, "backend": "cpu"}
+    op.hessian_product(*case.tangents(), case.token_weights, True, w, b, **options)
+    check(w, truth["w"] + 1, torch.float32)
+    check(b, truth["b"] + 1, torch.float32)
+    assert all(bool((flat[:, cut] == 1).all()) for cut in (slice(100), slice(8100, 8200), slice(8700, None)))
+
+
+@pytest.mark.parametrize("value", [-torch.inf, -1e30])
+def test_entries_that_a_bias_leaves_out(value):
+    """A stretch of the vocabulary longer than any block whose bias is -infinity: it has no share in anything."""
+    case = head_case(30, 8, 900, 2, dtype=torch.float32, bias=True, masked=0.0)
+    case.bias[300:800], case.labels[:] = value, case.labels % 300
+    truth = hessian(case.to(torch.float64), "reference")
+    for name, got in hessian(case, "cpu").items():
+        check(got, truth[name], torch.float32)
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_any_strides(run):
     case = head_case(40, 16, 500, 2, dtype=torch.float32, bias=True)

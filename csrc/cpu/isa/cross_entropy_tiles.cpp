@@ -11,6 +11,9 @@ namespace {
 template <class T>
 constexpr int64_t kPanel = kVectors * FU_BYTES / int64_t(sizeof(T));
 
+template <class T>
+constexpr T kLowest = T(sizeof(T) == 4 ? -3.4028234663852886e38 : -1.7976931348623157e308);
+
 // z = phi(a) and its first two derivatives in a.
 template <class T>
 struct Bent {
@@ -76,6 +79,7 @@ void soften(const LogitTile<T>& tile, const TileSums<T>& sums) {
             const V one = load(z + r * kPanel<T>);
             most = one > most ? one : most;
         }
+        most = most > kLowest<T> ? most : splat<T>(kLowest<T>);  // where all are -infinity, exp is 0 and not NaN
         if (capped) {  // phi grows with its argument
             most = bend(most, tile).z;
             for (int64_t r = 0; r < tile.rows; ++r)
