@@ -188,7 +188,10 @@ def run(name: str, options, shown) -> None:
     """All seeds of one data set."""
     path = path_of(name, options.results)
     settings = {
-        "run": {"model": MODEL, "sizes": SIZES[name], "trials": options.trials, "private": PRIVATE, "folder": options.folder is not None},
+        "run": {
+            "model": MODEL, "sizes": SIZES[name], "trials": options.trials, "private": PRIVATE,
+            "folder": options.folder is not None,
+        },
         "note": options.note,
     }  # fmt: skip
     cases = known(path, settings)
