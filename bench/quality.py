@@ -19,6 +19,7 @@ from pathlib import Path
 from fastunlearn import __version__
 from fastunlearn.audit.divergence import kl, reference_log_probs
 from fastunlearn.cli._options import progress
+from fastunlearn.errors import InvalidInputError
 from fastunlearn.evaluation.contest import Contest, accuracy_interval
 from fastunlearn.evaluation.datasets import DATASETS, EvaluationSet, make_dataset
 from fastunlearn.evaluation.small_model import make_model
@@ -123,7 +124,10 @@ class Case:
             seed=self.seed,
         )  # fmt: skip
         kept = self._kept_fisher(name) if METHODS[name].uses_kept else None
-        self.contest.run_tuned(name, self.budget, grid, kept=kept)
+        try:
+            self.contest.run_tuned(name, self.budget, grid, kept=kept)
+        except InvalidInputError as error:  # every trial failed
+            return {"label": METHODS[name].label, "failed": str(error)}
         item = self.contest.methods[name]
         entry = self._entry(item, self.contest.model)
         limit = self.contest.limit
@@ -142,7 +146,7 @@ class Case:
                 None,
                 data,
                 rank=RANKS[name],
-                damping=1e-5,
+                damping=1e-3,
                 kind=kind,
                 progress=self.progress,
             )

@@ -61,7 +61,7 @@ def best_first_order(case: dict, *, own_pull: bool) -> tuple[str, float] | None:
     """The first-order method that came nearest to the retrained model, at any point that had forgotten."""
     found = {
         name: item["nearest"]["kl_retain"] for name, item in case["methods"].items()
-        if item["first_order"] and (name in OWN_PULL) is own_pull and item["nearest"] is not None
+        if item.get("first_order") and (name in OWN_PULL) is own_pull and item["nearest"] is not None
     }  # fmt: skip
     name = min(found, key=found.get, default=None)
     return None if name is None else (name, found[name])
@@ -70,6 +70,7 @@ def best_first_order(case: dict, *, own_pull: bool) -> tuple[str, float] | None:
 def against(case: dict, name: str = OURS) -> dict:
     """A method's end point against the best first-order method's best point at the same forgetting."""
     ours = case["methods"].get(name)
+    ours = None if ours is None or "failed" in ours else ours
     found = {"ours": ours, "floor": case["original"]["kl_retain"]}
     for key, own in (("best", False), ("own_pull", True)):
         best = best_first_order(case, own_pull=own)
@@ -117,7 +118,7 @@ def shown_section(cases: list[dict]) -> str:
 
 
 def _method_row(name: str, cases: list[dict], timed: bool) -> list[str]:
-    items = [case["methods"][name] for case in cases if name in case["methods"]]
+    items = [case["methods"][name] for case in cases if "failed" not in case["methods"].get(name, {"failed": ""})]
     if not items:
         return []
     star = "" if any(item["uses_retain"] for item in items) else " *"
@@ -171,7 +172,7 @@ def _returned(attacks: dict, attack: str) -> dict | None:
 def attacks_section(cases: list[dict]) -> str:
     """What comes back under attack, next to what the retrained model gains."""
     attacks = list(dict.fromkeys(
-        attack for case in cases for item in case["methods"].values() for attack in item["attacks"]
+        attack for case in cases for item in case["methods"].values() for attack in item.get("attacks", {})
     ))  # fmt: skip
     if not attacks:
         return ""
@@ -180,7 +181,7 @@ def attacks_section(cases: list[dict]) -> str:
     for case in cases:
         for _name, item in case["methods"].items():
             for attack in attacks:
-                found = _returned(item["attacks"], attack)
+                found = _returned(item.get("attacks", {}), attack)
                 if found is not None:
                     rows.append([case["dataset"], str(case["seed"]), item["label"], attack, *_attack_cells(found)])
     return f"{ATTACKED}\n\n{table(rows)}"
@@ -206,6 +207,10 @@ def missing_section(records: dict[str, dict]) -> str:
             absent = [method for method in METHODS if method not in case["methods"]]
             if absent:
                 lines.append(f"- {name}, seed {case['seed']}: {', '.join(absent)}")
+            lines += [
+                f"- {name}, seed {case['seed']}: every trial of {method} failed ({item['failed']})"
+                for method, item in case["methods"].items() if "failed" in item
+            ]  # fmt: skip
     text = "\n".join(lines) or "Nothing: all data sets, seeds and methods were run."
     return f"## Not run\n\n{text}"
 

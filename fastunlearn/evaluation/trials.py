@@ -12,7 +12,7 @@ __all__ = ["FISHER_STEPS", "budget_of", "trial_settings"]
 
 FISHER_STEPS = 10  # the budget: gradients of so many steps of Fisher Removal
 LOOKS = 8  # at the forget records, on the way of a method of many small steps
-KEPT_DAMPING = Logarithmic(1e-7, 1e-3)  # of a kept Fisher, which is no setting of the methods that use one
+KEPT_DAMPING = Logarithmic(1e-4, 1e-1)  # of a kept Fisher, which is no setting of the methods that use one
 
 
 def budget_of(forget: int, retain: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fastunlearn.errors import DivergedError, InvalidInputError
+from fastunlearn.errors import DivergedError, InvalidInputError, NotPositiveDefiniteError
 
 from .api import unlearn
 from .result import UnlearnResult
@@ -64,7 +64,7 @@ def tune(
             start.restore()
             try:
                 trial = Trial(settings, unlearn(model, tokenizer, method=method, **arguments, **settings))
-            except DivergedError as error:  # any other error would be the same in every trial
+            except (DivergedError, NotPositiveDefiniteError) as error:  # any other would be the same in every trial
                 trial = Trial(settings, None, str(error))
             trials.append(trial)
             if on_trial is not None:

@@ -59,6 +59,23 @@ def test_diverged_trials_are_passed_over(world):
     assert all(torch.equal(p, before[name]) for name, p in world.model.named_parameters())
 
 
+def test_a_fisher_that_is_not_positive_definite_is_a_failed_trial(world, monkeypatch):
+    """It depends on the damping, so that another trial may do."""
+    from fastunlearn.errors import NotPositiveDefiniteError
+    from fastunlearn.unlearn import tuning
+
+    real = tuning.unlearn
+
+    def fails(model, tokenizer, **options):
+        if options["learning_rate"] == 1e-2:
+            raise NotPositiveDefiniteError("too little damping")
+        return real(model, tokenizer, **options)
+
+    monkeypatch.setattr(tuning, "unlearn", fails)
+    best, trials = run(world, [{"learning_rate": 1e-2}, {"learning_rate": 1e-3}])
+    assert best is trials[1] and trials[0].result is None and trials[0].error == "too little damping"
+
+
 def test_grids_hold_settings_that_the_methods_have():
     assert all(METHODS[name].first_order for name in GRIDS)
     for name, grid in GRIDS.items():
