@@ -42,7 +42,7 @@ SIZES = {
     "verbatim": {"forget": 10, "retain": 60, "held_out": 24, "fresh": 20},
 }  # fmt: skip
 TRACED = 64
-RANKS = {"fisher-removal-retain-free": 128, "win-u": 64}  # of the kept Fishers
+RANK = 128  # of the kept Fisher
 PRIVATE = {"steps": 200, "batch_size": 32, "noise": 1.0, "max_norm": 1.0, "delta": 1e-3, "learning_rate": 2e-3}
 #: Attacked beside the original: ours, and what comes nearest of the others.
 ATTACKED = ("fisher-removal", "fisher-forgetting", "k-fade", "gradient-difference", "npo-retain", "bounded-difference")
@@ -88,7 +88,7 @@ class Case:
         forgotten = accuracy_interval(self.subject.reference.model, self.subject.forget, **pad, seed=seed)
         self.contest = Contest(self.subject, seed=seed, traced=TRACED, limit=forgotten.high, progress=shown)
         self._fresh = reference_log_probs(self.subject.reference.model, self.subject.fresh, **pad)
-        self._kept: dict = {}
+        self._kept = None
         self.budget = budget_of(len(self.subject.forget), len(self.subject.retain))
         self.found = {
             "dataset": name, "kind": data.kind, "seed": seed, "source": data.source, "budget": self.budget,
@@ -123,7 +123,7 @@ class Case:
             name, trials=self.trials, budget=self.budget, forget=len(subject.forget), retain=len(subject.retain),
             seed=self.seed,
         )  # fmt: skip
-        kept = self._kept_fisher(name) if METHODS[name].uses_kept else None
+        kept = self._kept_fisher() if METHODS[name].uses_kept else None
         try:
             self.contest.run_tuned(name, self.budget, grid, kept=kept)
         except InvalidInputError as error:  # every trial failed
@@ -137,20 +137,13 @@ class Case:
             "attacks": self._attack(self.contest.model) if name in ATTACKED else {},
         }  # fmt: skip
 
-    def _kept_fisher(self, name: str):
-        kind = "sampled" if name == "win-u" else "empirical"
-        if kind not in self._kept:
+    def _kept_fisher(self):
+        """Of all records, by their own labels: a draw of labels is mostly below the mean that WIN-U would take out."""
+        if self._kept is None:
             data = self.subject.forget + self.subject.retain
-            self._kept[kind] = keep_fisher(
-                self.subject.original.model,
-                None,
-                data,
-                rank=RANKS[name],
-                damping=1e-3,
-                kind=kind,
-                progress=self.progress,
-            )
-        return self._kept[kind]
+            model = self.subject.original.model
+            self._kept = keep_fisher(model, None, data, rank=RANK, damping=1e-3, progress=self.progress)
+        return self._kept
 
     def _attack(self, model) -> dict:
         from fastunlearn.audit.attacks import run_attacks
@@ -201,7 +194,7 @@ def run(name: str, options, shown) -> None:
     cases = known(path, settings)
     for seed in options.seeds:
         case = next((one for one in cases if one["seed"] == seed), None)
-        missing = [m for m in options.methods if case is None or m not in case["methods"]]
+        missing = [m for m in options.methods if case is None or "failed" in case["methods"].get(m, {"failed": ""})]
         wants_private = options.private and (case is None or "private" not in case)
         if case is not None and not missing and not wants_private:
             continue

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "bench" / "results" / "requests.json"
 TITLE = "Twenty requests in a row"
 CONTEXT = 32
-MODEL = {"layers": 3, "width": 96}
-TRAINING = {"steps": 900, "batch_size": 32, "learning_rate": 2e-3}
+MODEL = {"layers": 2, "width": 64}
+TRAINING = {"steps": 700, "batch_size": 32, "learning_rate": 4e-3}
 #: Settings of the methods; first-order ones have those that the demonstration's tuning chose most often, and for every
 #: request the gradients that Fisher Removal's largest request may take.
 SETTINGS: dict[str, dict] = {

@@ -22,8 +22,8 @@ def sweep(command, records, make_model, tmp_path):
 
 def test_a_sweep(sweep, make_model, tmp_path):
     arguments = (
-        "--vary", "damping=[1e-3,1e-1]", "--vary", 'parameters=["*mlp*"]', "--set", "steps=1", "--set", "target_loss=99.0",
-        "--reference", make_model("other", seed=1),
+        "--vary", "damping=[1e-3,1e-1]", "--vary", 'parameters=["*mlp*"]', "--set", "steps=1",
+        "--set", "target_loss=99.0", "--reference", make_model("other", seed=1),
     )  # fmt: skip
     status, out, err = sweep(*arguments)
     assert status == 0, err

@@ -7,6 +7,9 @@ H is the curvature of the retained loss, a sum over its records, g the gradients
     win-u          one step, H of all training records, kept at training time, less that of the forget records
                    (Woodbury; the forget records' part is their Gauss-Newton matrix for a kept Fisher of drawn labels,
                    and of their own gradients for an empirical one)                                   (2604.13438)
+
+A Fisher of drawn labels holds one draw, of which the Gauss-Newton matrix is the mean. Of records that a model is sure
+of a draw is mostly smaller than the mean, and the down-date is then refused: keep an empirical Fisher for such.
 """
 
 from __future__ import annotations
