@@ -8,7 +8,7 @@ from fastunlearn.errors import InvalidInputError
 
 from .canonical import canonical, parse, sha256, visible
 from .keys import fingerprint, load_public, signature_holds
-from .layout import DOCUMENTS, FIELDS, LOG, MANIFEST, OPENSSF, PUBLIC_KEY, SIGNATURE, field_digests
+from .layout import DOCUMENTS, FIELDS, LATE, LOG, MANIFEST, PUBLIC_KEY, SIGNATURE, field_digests
 from .log import check_lines
 from .procedure import took_steps
 from .reading import Reading, shortened
@@ -161,7 +161,7 @@ def fits(reading: Reading, run: str | None) -> Check:
         if reading.manifest.get("created") != end["time"]:
             wrong.append(f"the manifest's date, {visible(reading.manifest.get('created'))}, is not that of the sealing "
                          f"in the log, {end['time']}")  # fmt: skip
-        others = {name: about for name, about in reading.listed.items() if name not in (LOG, OPENSSF)}
+        others = {name: about for name, about in reading.listed.items() if name not in LATE}
         if sealed.get("files") != sha256(canonical(others)):
             wrong.append("the log was sealed for other files than the manifest lists")
     elif reading.read(LOG) is not None:

@@ -15,7 +15,7 @@ from .commitments import Salts, record_hash, set_hash
 from .digests import model_digest
 from .environment import environment
 from .keys import fingerprint, load_private, public_pem, sign
-from .layout import FIELDS, FORMAT, LOG, MANIFEST, OPENSSF, OWN, PUBLIC_KEY, SIGNATURE, field_digests
+from .layout import FIELDS, FORMAT, LOG, MANIFEST, OPENSSF, OPENSSF_MODEL, OWN, PUBLIC_KEY, SIGNATURE, field_digests
 from .openssf import sign_folder
 from .procedure import procedure, took_steps
 from .run import RunRecord
@@ -153,8 +153,8 @@ def write_evidence(folder: str | os.PathLike, run: RunRecord, *, key: str | os.P
     log. The folder appears whole or not at all.
 
     Raises InvalidInputError (what is missing or does not fit together; text of a record in what would be written),
-    OutputError (there already, no space, no permission), ModelFolderError. An OpenSSF signature is added where
-    ``model-signing`` is installed and the key's folder has ``openssf-private.pem``.
+    OutputError (there already, no space, no permission), ModelFolderError. OpenSSF signatures of the model after and of
+    the folder are added where ``model-signing`` is installed and the key's folder has ``openssf-private.pem``.
     """
     from fastunlearn.storage.files import refuse_existing, staged_folder
 
@@ -174,6 +174,7 @@ def write_evidence(folder: str | os.PathLike, run: RunRecord, *, key: str | os.P
         requests = [request.id for request in run.requests]
         sealed = run.log.append("sealed", files=sha256(canonical(files)), requests=requests, **models)
         (stage / LOG).write_bytes(run.log.path.read_bytes())
+        sign_folder(Path(run.after), stage / OPENSSF_MODEL, key)
         sign_folder(stage, stage / OPENSSF, key, ignore=(MANIFEST, SIGNATURE))
         manifest = _document({
             "format": FORMAT, "run": run.log.run, "created": sealed["time"], "files": _files(stage),

@@ -96,5 +96,5 @@ def _records(about: dict, given: Mapping[str, Sequence[Record]], salts: Salts, p
         else:
             good.append(f"the {name} records are those of the run")
     if not wrong and not good:
-        return Check("records", None, "no records were given")
+        return Check("records", False, "salts were given and no records to look up with them (--forget)")
     return Check("records", not wrong, "; ".join(wrong + good))

@@ -12,7 +12,8 @@
     environment.json    machine, versions, digests of the package's sources and kernels
     not_claimed.json    what none of this shows
     fields.json         a digest of every value in the JSON files, so that a check can say which one was changed
-    openssf.sig         the same files in OpenSSF model signing's format, where that package is installed
+    openssf-model.sig   the model after, signed in OpenSSF model signing's format, where that package is installed
+    openssf.sig         the files of this folder in the same format
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from __future__ import annotations
 from .canonical import canonical, leaves, sha256
 
 __all__ = [
-    "DOCUMENTS", "FIELDS", "FORMAT", "LOG", "MANIFEST", "OPENSSF", "OWN", "PUBLIC_KEY", "SIGNATURE", "field_digests",
+    "DOCUMENTS", "FIELDS", "FORMAT", "LATE", "LOG", "MANIFEST", "OPENSSF", "OPENSSF_MODEL", "OWN", "PUBLIC_KEY",
+    "SIGNATURE", "field_digests",
 ]  # fmt: skip
 
 FORMAT = "fastunlearn-evidence-1"
 MANIFEST, SIGNATURE, PUBLIC_KEY = "manifest.json", "manifest.sig", "public.pem"
-LOG, FIELDS, OPENSSF = "log.jsonl", "fields.json", "openssf.sig"
+LOG, FIELDS, OPENSSF, OPENSSF_MODEL = "log.jsonl", "fields.json", "openssf.sig", "openssf-model.sig"
+#: What is written after the log was sealed.
+LATE = (LOG, OPENSSF, OPENSSF_MODEL)
 #: The JSON files of facts.
 DOCUMENTS = ("requests.json", "models.json", "procedure.json", "metrics.json", "configuration.json", "environment.json",
              "not_claimed.json")  # fmt: skip
 #: All names that the folder itself uses.
-OWN = frozenset({MANIFEST, SIGNATURE, PUBLIC_KEY, LOG, FIELDS, OPENSSF, *DOCUMENTS})
+OWN = frozenset({MANIFEST, SIGNATURE, PUBLIC_KEY, FIELDS, *LATE, *DOCUMENTS})
 
 
 def field_digests(document: object) -> dict[str, str]:

@@ -91,7 +91,7 @@ def recompute(
     try:
         missing = _needs(reading, given, kept_fisher)
         if missing:
-            return Check("update", None, f"not computed again: {missing}")
+            return Check("update", False, f"not computed again: {missing}")
         stated = reading.document("models.json")["after"]
         where = reading.document("environment.json")
         other = differences(where, environment(where["threads"], deterministic=True))
@@ -114,7 +114,7 @@ def recompute(
 def _near(before: Path, again: Path, model, tolerance: float, other: list[str]) -> Check:
     why = shortened([visible(one) for one in other]) or "the run was not made in the deterministic mode"
     if model is None:
-        return Check("update", None, f"computed again with other bits, as may be ({why}); give the model after "
+        return Check("update", False, f"computed again with other bits, as may be ({why}); give the model after "
                      "(--model) to see how near they are")  # fmt: skip
     length = math.sqrt(_squares(before, Path(model)))
     if length == 0:

@@ -11,7 +11,7 @@ __all__ = ["Check", "VerificationResult"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. ``passed``: None where it could not be looked at, or is only worth knowing.
+    """One thing that was looked at. ``passed``: None where it is only worth knowing.
     ``says``: what was found, in words; never text of a record."""
 
     name: str

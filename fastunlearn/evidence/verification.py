@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastunlearn.errors import InvalidInputError
 
 from . import checks, handed_over, remeasure
 from .canonical import visible
-from .layout import OPENSSF
+from .layout import OPENSSF, OPENSSF_MODEL
 from .reading import Reading, read_folder
 from .result import Check, VerificationResult
 from .words import conclusions
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
 __all__ = ["Check", "VerificationResult", "verify"]
 
 
-def _openssf(reading: Reading, public_key) -> list[Check]:
+def _openssf(reading: Reading, public_key, model) -> list[Check]:
+    """The OpenSSF signature of the folder, and that of the model where it is there."""
     if public_key is None:
         return []
     from .openssf import why_not
 
-    if OPENSSF not in reading.present:
-        return [Check("openssf", False, "the folder has no OpenSSF signature")]
-    why = visible(why_not(reading.folder, reading.folder / OPENSSF, public_key))
-    return [Check("openssf", not why, why or "the OpenSSF signature holds with the key that you gave")]
+    found = []
+    for name, signature, of in (("openssf", OPENSSF, reading.folder), ("openssf model", OPENSSF_MODEL, model)):
+        if of is None:
+            continue
+        if signature not in reading.present:
+            found.append(Check(name, False, f"the folder has no {signature}"))
+            continue
+        why = why_not(Path(of), reading.folder / signature, public_key)
+        found.append(Check(name, not why, why or f"{signature} holds with the key that you gave"))
+    return found
 
 
 def verify(
@@ -55,7 +63,7 @@ def verify(
     """Checks the evidence folder, and what was handed over beside it. Runs nothing that the folder holds.
 
     - ``public_key``: PEM file of the key that the reader trusts; without it the signature shows consistency only.
-      ``openssf_public_key``: the same for the OpenSSF signature. ``run``: the identifier that the folder must be of.
+      ``openssf_public_key``: the same for the OpenSSF signatures. ``run``: the identifier that the folder must be of.
     - ``model``, ``before``, ``reference``: model folders, which must be those of the run to the bit.
     - ``records``: by set (``forget``, ``retain``, ``held_out``); with ``salts``, the owner's private file, they must be
       those of the run; with ``model``, ``sample`` of each set, drawn by ``seed``, are measured again (None: all, and
@@ -63,7 +71,8 @@ def verify(
     - ``recompute``: with ``before`` and all records (and ``kept_fisher``), the update is computed again: to the bit on
       the same type of machine for a deterministic run, else within ``tolerance`` (relative to the update's length).
 
-    What is wrong with the folder is told in the result, never raised. Raises InvalidInputError where an argument is no
+    A check that was asked for and cannot be made, for want of something, has failed. What is wrong with the folder is
+    told in the result, never raised. Raises InvalidInputError where an argument is no
     folder, no key or no file of salts.
     """
     if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
@@ -74,7 +83,7 @@ def verify(
     result.checks += [checks.layout(reading), *checks.signature(reading, public_key), checks.digests(reading)]
     result.checks += [checks.log(reading), checks.fits(reading, run), checks.changed_weights(reading)]
     result.checks.append(checks.metrics_add_up(reading))
-    result.checks += _openssf(reading, openssf_public_key)
+    result.checks += _openssf(reading, openssf_public_key, model)
     for side, place in (("after", model), ("before", before), ("reference", reference)):
         if place is not None:
             result.checks.append(handed_over.model(reading, place, side))
@@ -100,7 +109,7 @@ def _recompute(reading, before, given, model, kept_fisher, tolerance, device, tr
     from .recompute import WEIGHT_TOLERANCE, recompute
 
     if before is None:
-        return Check("update", None, "not computed again: the model before is needed (--before)")
+        return Check("update", False, "not computed again: the model before is needed (--before)")
     limit = WEIGHT_TOLERANCE if tolerance is None else tolerance
     return recompute(reading, before, given, model=model, kept_fisher=kept_fisher, tolerance=limit, device=device,
                      trust_remote_code=trust, progress=progress)  # fmt: skip

@@ -10,7 +10,7 @@ from fastunlearn.evidence import log as log_module
 from fastunlearn.evidence.canonical import canonical, file_digest, sha256
 from fastunlearn.evidence.folder import _document, _files
 from fastunlearn.evidence.keys import fingerprint, load_private, public_pem, sign
-from fastunlearn.evidence.layout import DOCUMENTS, FIELDS, LOG, MANIFEST, OPENSSF, SIGNATURE, field_digests
+from fastunlearn.evidence.layout import DOCUMENTS, FIELDS, LATE, LOG, MANIFEST, SIGNATURE, field_digests
 
 
 def edit(folder: Path, name: str, *place, value=None) -> None:
@@ -58,7 +58,7 @@ def resign(folder: Path, key: Path, *, own_key: bool = True) -> None:
     fields = {name: field_digests(read(folder, name)) for name in DOCUMENTS}
     (folder / FIELDS).write_bytes(_document(fields))
     entries = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    outside = (LOG, MANIFEST, SIGNATURE, OPENSSF)
+    outside = (MANIFEST, SIGNATURE, *LATE)
     models = read(folder, "models.json")
     entries[-1]["facts"] |= {side: models[side]["weights"] for side in ("before", "after")}
     entries[-1]["facts"]["files"] = sha256(canonical({n: a for n, a in _files(folder).items() if n not in outside}))

@@ -51,29 +51,30 @@ def measured(model, tokenizer):
     return measure(model, **samples, tokenizer=tokenizer, **options)
 
 
-def finish(place, **changes) -> tuple:
-    """Runs and measures on the model in ``place / "before"``; the RunRecord, ready to be written."""
+def finish(place, arguments=None, kept_fisher=None) -> RunRecord:
+    """Runs and measures on the model in ``place / "before"``; all that its evidence is made of."""
+    arguments = arguments or ARGUMENTS
     with deterministic(1):
         model, tokenizer = load_model(place / "before")
         before = measured(model, tokenizer)
         sets = {name: RECORDS[name] for name in ("forget", "retain", "held_out")}
-        result = unlearn(model, tokenizer, **sets, **ARGUMENTS)
+        result = unlearn(model, tokenizer, **sets, kept_fisher=kept_fisher, **arguments)
         save_model(model, tokenizer, place / "after")
         after = measured(model, tokenizer)
         table = record_table(model, tokenizer, RECORDS, max_length=16, batch_size=8)
     log = EvidenceLog(place / "log.jsonl", run="run-7")
-    log.append("started", method="fisher-removal")
+    log.append("started", method=result.method)
     for step in result.steps:
         log.append("step", **step)
     log.append("measured", forget_accuracy=after["forget"]["accuracy"])
-    options = {
+    return RunRecord(**{
         "log": log, "before": place / "before", "after": place / "after", "threads": 1, "deterministic": True,
         "requests": [Requested(id="R-1", records=RECORDS["forget"][:2], received="2026-11-20"),
                      Requested(id="R-2", records=RECORDS["forget"][2:])],
-        "retain": RECORDS["retain"], "held_out": RECORDS["held_out"], "arguments": ARGUMENTS,
+        "retain": RECORDS["retain"], "held_out": RECORDS["held_out"], "arguments": arguments,
+        "kept_fisher": kept_fisher,
         "result": result.to_dict(),
         "metrics": {"before": before, "after": after, "reference": None}, "measured_with": MEASURED, "table": table,
         "salts": place / "private" / "salts.json", "configuration": {"unlearn": {"method": "fisher-removal"}},
         "attachments": {"report/page.html": "<!doctype html><title>report</title>"},
-    }  # fmt: skip
-    return RunRecord(**options | changes)
+    })  # fmt: skip

@@ -18,12 +18,14 @@ from fastunlearn.cli.main import main
 from fastunlearn.data import Record
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.evidence import environment as environment_module
+from fastunlearn.evidence import generate_key, remeasure, verify, write_evidence
 from fastunlearn.evidence import recompute as recompute_module
-from fastunlearn.evidence import remeasure, verify
 from fastunlearn.evidence.commitments import Salts, match, record_hash
 from fastunlearn.evidence.digests import model_digest
+from fastunlearn.storage import load_model
+from fastunlearn.unlearn import keep_fisher
 from tests.evidence.forging import edit, resign
-from tests.evidence.small_run import RECORDS
+from tests.evidence.small_run import ARGUMENTS, RECORDS, finish, make_model
 
 
 @pytest.fixture
@@ -132,7 +134,8 @@ def test_aggregates_that_no_table_holds_are_measured_again(evidence, finished, h
     assert found["model reference"].passed and "kl_retain is" in found["metrics"].says and not found.passed
 
 
-def test_a_procedure_that_does_not_give_the_weights_is_told(evidence, finished, hands):
+def test_a_procedure_that_does_not_give_the_weights_is_told(evidence, finished, hands, monkeypatch):
+    monkeypatch.setattr(recompute_module, "differences", lambda *_: [])  # whoever edits the sources meanwhile
     edit(evidence, "procedure.json", "arguments", "steps", value=1)
     resign(evidence, finished.key)
     found = verify(evidence, **hands, recompute=True)
@@ -154,6 +157,7 @@ def test_on_another_machine_type_the_weights_may_differ_a_little(evidence, finis
         resign(evidence, finished.key)
         return verify(evidence, **hands | {"model": tmp_path / "after"}, recompute=True)["update"]
 
+    monkeypatch.setattr(recompute_module, "differences", lambda *_: [])
     assert nudge(1e-4).passed is False
     monkeypatch.setattr(recompute_module, "differences", lambda *_: ["machine processor: 'A' then, 'B' here"])
     near, far = nudge(1e-4), nudge(0.1)
@@ -161,14 +165,37 @@ def test_on_another_machine_type_the_weights_may_differ_a_little(evidence, finis
     assert far.passed is False
 
 
+def test_a_run_from_a_kept_fisher_is_computed_again_with_that_file(tmp_path):
+    make_model(tmp_path / "before")
+    model, tokenizer = load_model(tmp_path / "before")
+    data = RECORDS["forget"] + RECORDS["retain"]
+    for name, damping in (("kept", 1e-3), ("other", 1e-2)):
+        kept = keep_fisher(model, tokenizer, data, parameters=["*mlp*"], damping=damping, rank=4)
+        kept.save(tmp_path / f"{name}.safetensors")
+    arguments = {key: value for key, value in ARGUMENTS.items() if key != "method"}
+    arguments["method"] = "fisher-removal-retain-free"
+    run = finish(tmp_path, arguments, tmp_path / "kept.safetensors")
+    write_evidence(tmp_path / "evidence", run, key=generate_key(tmp_path / "keys"))
+    run.log.close()
+    procedure = json.loads((tmp_path / "evidence" / "procedure.json").read_text())
+    assert procedure["kept_fisher"]["damping"] == 1e-3 and procedure["kept_fisher"]["rank"] == 4
+    assert procedure["steps"][1]["leverage_at_most"] > 0
+    given = {"before": tmp_path / "before", "records": RECORDS, "recompute": True}
+    found = [verify(tmp_path / "evidence", **given, kept_fisher=file)["update"]
+             for file in (tmp_path / "kept.safetensors", tmp_path / "other.safetensors", None)]  # fmt: skip
+    assert [one.passed for one in found] == [True, False, False]
+    assert "another file" in found[1].says and "--kept-fisher" in found[2].says
+
+
 def test_what_is_missing_for_a_recomputation_is_named(evidence, hands):
     whole = hands.pop("records")
     for left_out, option in (("forget", "--forget"), ("retain", "--retain"), ("held_out", "--held-out")):
         some = {name: found for name, found in whole.items() if name != left_out}
         found = verify(evidence, **hands, records=some, recompute=True)["update"]
-        assert found.passed is None and option in found.says
+        assert found.passed is False and option in found.says
     del hands["before"]
     assert "--before" in verify(evidence, **hands, records=whole, recompute=True)["update"].says
+    assert verify(evidence, salts=hands["salts"])["records"].passed is False
 
 
 def test_machine_types_are_told_apart():

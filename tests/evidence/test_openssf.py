@@ -35,6 +35,20 @@ def test_both_signatures_hold(signed):
     assert found.passed and found["openssf"].passed, found.text()
 
 
+def test_the_projects_own_tool_verifies_the_model(signed, finished, tmp_path):
+    folder, keys = signed
+    model = shutil.copytree(finished.place / "after", tmp_path / "handed-over")
+    line = ["-m", "model_signing", "verify", "key", str(model), "--signature", str(folder / "openssf-model.sig"),
+            "--public_key", str(keys / openssf.PUBLIC)]  # fmt: skip
+    done = subprocess.run([sys.executable, *line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    options = {"openssf_public_key": keys / openssf.PUBLIC, "model": model}
+    assert verify(folder, **options)["openssf model"].passed
+    (model / "config.json").write_text("{}")
+    assert "config.json" in verify(folder, **options)["openssf model"].says
+    assert subprocess.run([sys.executable, *line], capture_output=True, timeout=120).returncode != 0
+
+
 def test_the_projects_own_tool_verifies_the_folder(signed):
     folder, keys = signed
     line = ["-m", "model_signing", "verify", "key", str(folder), "--signature", str(folder / "openssf.sig"),
@@ -62,7 +76,7 @@ def test_another_key_does_not_verify(signed, tmp_path):
 
 
 def test_without_a_key_of_that_kind_there_is_no_such_signature(evidence, finished):
-    assert not (evidence / "openssf.sig").exists()
+    assert not list(evidence.glob("openssf*"))
 
 
 def test_without_the_package_the_mend_is_named(monkeypatch, tmp_path, evidence):
