@@ -87,6 +87,12 @@ def check_method(config: Config):
     method = get_method(chosen.name)
     settings = make_settings(method.settings, chosen.name, dict(method.preset) | method_settings(config))
     parse_memory(chosen.memory, name="method.memory")
+    from fastunlearn.audit.attacks import ATTACKS
+
+    unknown = [name for name in config.evidence.attacks if name not in ATTACKS]
+    if unknown:
+        near = _nearest(unknown[0], ATTACKS)
+        raise InvalidInputError(f"{config.path.name}: evidence.attacks: no attack is {unknown[0]!r}; {near}")
     if method.uses_kept != bool(chosen.kept_fisher):
         wanted = "is needed" if method.uses_kept else "is not used: leave it out"
         raise InvalidInputError(f"{config.path.name}: method.kept_fisher {wanted} with {chosen.name}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from fastunlearn.audit.attacks import run_attacks
 from fastunlearn.audit.measure import cache_reference, measure
 from fastunlearn.data.encode import encode
 from fastunlearn.errors import InvalidInputError
@@ -80,9 +81,9 @@ def _rates(folder: Path) -> tuple[float, float]:
 
 
 def _measuring(model, tokenizer, job: Job, sets: dict, limit: int, seconds: float) -> tuple[list, list, list, list]:
-    """Shares, seconds of measuring one model at each, seconds of the table of its records, peak bytes."""
+    """Shares; at each, seconds of measuring one model, seconds of its table of records and attacks, peak bytes."""
     shares, times, tables, peaks = [], [], [], []
-    pad, data = pad_token(model, tokenizer), job.config.data
+    pad, data, attacks = pad_token(model, tokenizer), job.config.data, job.config.evidence.attacks
     records = {name: found for name, found in job.sets().items() if found is not None}
 
     def one(share: float) -> None:
@@ -96,6 +97,9 @@ def _measuring(model, tokenizer, job: Job, sets: dict, limit: int, seconds: floa
         done = time.perf_counter()
         some = {name: found for name, found in sized(records, share).items() if found is not None}
         record_table(model, tokenizer, some, max_length=limit, truncate=data.truncate, batch_size=64)
+        if attacks:
+            other = model if job.config.model.reference else None
+            run_attacks(model, tokenizer, part, attacks, reference=other, pad_token_id=pad, **MEASURED_WITH)
         shares.append(share)
         times.append(done - began)
         tables.append(time.perf_counter() - done)

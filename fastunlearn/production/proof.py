@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastunlearn.audit.attacks import ATTACKS, run_attacks
 from fastunlearn.audit.document import build_document, entry
 from fastunlearn.audit.exposure import context_length
 from fastunlearn.audit.html import write_report
@@ -29,11 +30,14 @@ class _Measurer:
         self.seed = job.config.method.seed
         self.limit, self.model = 0, {}
 
-    def __call__(self, folder: Path, *, reference: bool = False, table: bool = False):
-        """The metrics of the model in ``folder``; with ``table`` those of every record as well. As ``reference`` it is
-        the one that the others are compared with."""
+    def _load(self, folder: Path):
         section = self._job.config.model
-        model, tokenizer = load_model(folder, device=section.device, trust_remote_code=section.trust_remote_code)
+        return load_model(folder, device=section.device, trust_remote_code=section.trust_remote_code)
+
+    def __call__(self, folder: Path, *, reference: bool = False, last: bool = False):
+        """The metrics of the model in ``folder``; of the ``last`` one also those of every record, and what attacks
+        find. As ``reference`` it is the one that the others are compared with."""
+        model, tokenizer = self._load(folder)
         data = self._job.config.data
         self.limit = data.max_length or context_length(model)
         self.model = {"type": type(model).__name__, "parameters": model.num_parameters(), "context": self.limit}
@@ -47,9 +51,20 @@ class _Measurer:
             model, **sets, reference=self._reference, tokenizer=tokenizer, pad_token_id=pad, seed=self.seed,
             **MEASURED_WITH,
         )  # fmt: skip
-        if not table:
+        if not last:
             return metrics
-        return metrics, record_table(model, tokenizer, given, batch_size=batch, **lengths)
+        table = record_table(model, tokenizer, given, batch_size=batch, **lengths)
+        return metrics, table, self._attacks(model, tokenizer, sets, pad)
+
+    def _attacks(self, model, tokenizer, sets: dict, pad: int) -> dict:
+        config = self._job.config
+        if not config.evidence.attacks:
+            return {}
+        other = self._load(config.place(config.model.reference))[0] if config.model.reference else None
+        return run_attacks(
+            model, tokenizer, sets, config.evidence.attacks, reference=other, pad_token_id=pad, seed=self.seed,
+            **MEASURED_WITH,
+        )  # fmt: skip
 
 
 def _signing_key(folder: Path) -> Path:
@@ -74,6 +89,11 @@ def _report(job: Job, account: dict, metrics: dict, model: dict, folder: Path) -
     return list(write_report(document, folder, lang=job.config.evidence.lang))
 
 
+def _not_tried(attacks: dict) -> list[str]:
+    left = [name for name in ATTACKS if name not in attacks]
+    return [f"These attacks were not tried: {', '.join(left)}."] if left else []
+
+
 def prove(job: Job, log: EvidenceLog, account: dict, *, threads: int, progress: Progress) -> Path:
     """Writes the evidence folder of a run whose model is in place. Returns the folder."""
     config, measurer = job.config, _Measurer(job)
@@ -84,7 +104,7 @@ def prove(job: Job, log: EvidenceLog, account: dict, *, threads: int, progress: 
             metrics["reference"] = measurer(reference, reference=True)
         metrics["before"] = measurer(job.before)
         task.advance(2)
-        metrics["after"], table = measurer(job.out, table=True)
+        metrics["after"], table, attacks = measurer(job.out, last=True)
         task.advance()
         pages = _report(job, account, metrics, measurer.model, job.state)
         kind = "a model trained without the forget records" if reference else "none"
@@ -96,8 +116,8 @@ def prove(job: Job, log: EvidenceLog, account: dict, *, threads: int, progress: 
             result={name: value for name, value in account.items() if name != "run"}, metrics=metrics,
             measured_with={**MEASURED_WITH, "seed": measurer.seed, "max_length": measurer.limit,
                            "truncate": config.data.truncate},
-            table=table, attacks={}, reference={"kind": kind, "folder": reference}, configuration=config.to_dict(),
-            not_claimed=[], notes=list(job.notes), salts=job.salts,
+            table=table, attacks=attacks, reference={"kind": kind, "folder": reference}, configuration=config.to_dict(),
+            not_claimed=_not_tried(attacks), notes=list(job.notes), salts=job.salts,
             attachments={path.name: path for path in pages}, device=config.model.device, threads=threads,
             deterministic=True,
         )  # fmt: skip

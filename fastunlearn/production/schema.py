@@ -60,6 +60,7 @@ class EvidenceSection:
     folder: str = text("evidence", "Folder to make. Never overwritten.")
     keys: str = text("keys", "Folder of the signing key (private.pem, public.pem). Made where missing; keep it safe.")
     salts: str = text("salts", "Folder for the salts of the records' hashes, one private file a run.")
+    attacks: tuple[str, ...] = names("Attacks on the new model, such as `quantise-int4` (docs/attacks.md).")
     lang: str = choice(("en", "ja"), "Language of the report.")
 
 

@@ -64,6 +64,23 @@ def test_a_run_and_its_evidence(place):
     assert {"report.html", "report.json"} <= names(place / "evidence")
 
 
+def test_attacks_go_into_the_evidence(place):
+    path = place / "fastunlearn.toml"
+    shutil.copytree(place / "original", place / "reference")
+    text = path.read_text().replace('folder = "original"', 'folder = "original"\nreference = "reference"')
+    path.write_text(text + '[evidence]\nattacks = ["quantise-int8", "quantise-int4"]\nlang = "ja"\n')
+    run_job(job(place))
+    held = json.loads((place / "evidence" / "metrics.json").read_text())
+    assert set(held["attacks"]) == {"quantise-int8", "quantise-int4"} and held["reference"]["kl_retain"] == 0
+    said = (place / "evidence" / "not_claimed.json").read_text()
+    assert "were not tried" in said and "relearn" in said
+    assert "何を消去したか" in (place / "evidence" / "report.html").read_text(encoding="utf-8")
+    assert verify(place / "evidence", model=place / "after", reference=place / "reference").passed
+    path.write_text(text + '[evidence]\nattacks = ["quantise-int5"]\n')
+    with pytest.raises(InvalidInputError, match="did you mean 'quantise-int"):
+        job(place)
+
+
 def test_dry_run_writes_nothing(place, capsys):
     assert main(["unlearn", "--config", "fastunlearn.toml", "--dry-run"]) == 0
     assert names(place) == BEFORE
