@@ -33,6 +33,7 @@ from fastunlearn.unlearn.request import pad_token
 
 __all__ = ["make_plan"]
 
+_SHORT = 10.0  # seconds of loading up to which it is done twice
 _SAMPLE = 32 << 20  # bytes written and digested to learn the rates
 _EVIDENCE_SECONDS = 1.0  # small files, page, signature: see bench/plan.py
 _EVIDENCE_BYTES, _RECORD_BYTES = 300_000, 250
@@ -66,6 +67,15 @@ def _steps(job: Job, trials: list[Trial]) -> tuple[int, int]:
     if hasattr(settings, "gradients"):
         return max(1, int(settings.gradients // max(1.0, trials[-1].gradients))), 0
     return 1, 1
+
+
+def _method_seconds(trials: list[Trial], warming: float, steps: int, fresh: int) -> tuple[float, float]:
+    """Seconds until the first step, what only the first pass of a process takes included, and of all steps."""
+    s = [trial.share for trial in trials]
+    setup, first = fit(s, [trial.setup for trial in trials]), fit(s, [trial.first for trial in trials])
+    further = fit(s, [max(trial.further, 1e-9) for trial in trials])
+    once = max(0.0, warming - setup.value(s[0] / 16) - first.value(s[0] / 16))
+    return setup.value() + once, fresh * first.value() + (steps - fresh) * further.value()
 
 
 def _rates(folder: Path) -> tuple[float, float]:
@@ -120,7 +130,11 @@ def make_plan(job: Job, *, progress: Progress | None = None) -> dict:
     with deterministic(config.run.threads or torch.get_num_threads()):
         began = time.perf_counter()
         model, tokenizer, real = _load(job)
-        loading = time.perf_counter() - began
+        loading = again = time.perf_counter() - began
+        if loading < _SHORT and real:  # the first time holds the import of the model's module
+            began = time.perf_counter()
+            _load(job)
+            again = time.perf_counter() - began
         limit = config.data.max_length or _context(model)
         lengths = {"max_length": limit, "truncate": config.data.truncate}
         began = time.perf_counter()
@@ -132,7 +146,7 @@ def make_plan(job: Job, *, progress: Progress | None = None) -> dict:
         arguments = job.arguments() | {"kept_fisher": kept}
         looks = LOOKS if get_method(config.method.name).first_order else min(2, 1 + (_refresh(job) > 1))
         with (progress or NO_PROGRESS).task("Trial passes", total=4, unit="part") as task:
-            trials = method_trials(model, tokenizer, sets, arguments, seconds=0.7 * seconds, looks=looks)
+            trials, warming = method_trials(model, tokenizer, sets, arguments, seconds=0.7 * seconds, looks=looks)
             task.advance(2)
             shares, times, tables, peaks = _measuring(model, tokenizer, job, sets, limit, 0.3 * seconds)
             task.advance()
@@ -145,15 +159,15 @@ def make_plan(job: Job, *, progress: Progress | None = None) -> dict:
     restartable = get_method(config.method.name).restartable
     steps, fresh = _steps(job, trials)
     models = 2 + bool(config.model.reference)
+    setup, stepping = _method_seconds(trials, warming, steps, fresh)
     s = [trial.share for trial in trials]
     parts = {
         "start and load": started + loading + encoding,
-        "set up": fit(s, [trial.setup for trial in trials]).value(),
-        "steps": fresh * fit(s, [trial.first for trial in trials]).value()
-        + (steps - fresh) * fit(s, [max(trial.further, 1e-9) for trial in trials]).value(),
+        "set up": setup,
+        "steps": stepping,
         "states": (steps if restartable else 0) * changed / write_rate,
         "save": weights / write_rate,
-        "measure": models * (loading + encoding + fit(shares, times).value()) + fit(shares, tables).value(),
+        "measure": models * (again + encoding + fit(shares, times).value()) + fit(shares, tables).value(),
         "evidence": _EVIDENCE_SECONDS + 4 * weights / hash_rate,
     }
     in_use = [fit(s, [max(1, trial.peak_bytes or 1) for trial in trials]).value(), fit(shares, peaks).value()]

@@ -125,11 +125,13 @@ def method_trials(
     seconds: float,
     looks: int,
     on_trial: Callable[[Trial], None] = lambda trial: None,
-) -> list[Trial]:
+) -> tuple[list[Trial], float]:
     """Trials of ``unlearn(**arguments)`` at growing shares of the encoded ``sets``, at least one, until about
-    ``seconds`` are spent. A first small one, which loads kernels, is not counted."""
+    ``seconds`` are spent; and the seconds of a first small one, which loads modules and kernels as every run does."""
     share, start = first_share(sets), Snapshot(dict(model.named_parameters()))
+    began = time.perf_counter()
     _one(model, tokenizer, sets, share / 16, arguments, 0.0, 1, start)
+    warming = time.perf_counter() - began
     trials: list[Trial] = []
 
     def one(share: float) -> None:
@@ -137,7 +139,7 @@ def method_trials(
         on_trial(trials[-1])
 
     growing(one, share, seconds)
-    return trials
+    return trials, warming
 
 
 def first_share(sets: dict[str, list | None]) -> float:
