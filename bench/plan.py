@@ -12,6 +12,7 @@ About five minutes.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import subprocess
@@ -116,9 +117,13 @@ def happened(folder: Path) -> dict:
     if status:
         raise RuntimeError(f"the run failed with status {status}")
     account = json.loads((folder / "after" / "unlearning.json").read_text())
+    log = [json.loads(line) for line in (folder / "evidence" / "log.jsonl").read_text().splitlines()]
+    moments = [datetime.datetime.fromisoformat(entry["time"]) for entry in log]
+    phases = [[entry["event"], (moment - moments[0]).total_seconds()] for entry, moment in zip(log, moments, strict=True)]
     return {
         "seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024, "disk_most": most, "disk_end": _size(folder) - before,
         "steps": account["steps"][-1]["step"], "method_seconds": account["seconds"],
+        "phases": phases,
     }  # fmt: skip
 
 
@@ -145,6 +150,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SIZES)
     options = parser.parse_args()
     cases = []
+    torch.set_num_threads(1)  # two threads on two cores measure whatever else runs there
     for name in options.only or SIZES:
         cases.append(one_case(name))
         ratios = ", ".join(f"{key} {value:.2f}" for key, value in cases[-1]["plan_over_happened"].items())
