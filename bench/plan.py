@@ -82,7 +82,7 @@ def _command(folder: Path, *arguments: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def planned(folder: Path) -> dict:
@@ -119,7 +119,8 @@ def happened(folder: Path) -> dict:
     account = json.loads((folder / "after" / "unlearning.json").read_text())
     log = [json.loads(line) for line in (folder / "evidence" / "log.jsonl").read_text().splitlines()]
     moments = [datetime.datetime.fromisoformat(entry["time"]) for entry in log]
-    phases = [[entry["event"], (moment - moments[0]).total_seconds()] for entry, moment in zip(log, moments, strict=True)]
+    since = [(moment - moments[0]).total_seconds() for moment in moments]
+    phases = [[entry["event"], second] for entry, second in zip(log, since, strict=True)]
     return {
         "seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024, "disk_most": most, "disk_end": _size(folder) - before,
         "steps": account["steps"][-1]["step"], "method_seconds": account["seconds"],
@@ -149,13 +150,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "cpu-plan.json")
     parser.add_argument("--only", nargs="+", choices=SIZES)
     options = parser.parse_args()
-    cases = []
+    cases: list[dict] = []
     torch.set_num_threads(1)  # two threads on two cores measure whatever else runs there
     for name in options.only or SIZES:
         cases.append(one_case(name))
         ratios = ", ".join(f"{key} {value:.2f}" for key, value in cases[-1]["plan_over_happened"].items())
         print(f"{name}: {cases[-1]['happened']['seconds']:.1f} s; plan / happened: {ratios}", flush=True)
-    write_json(options.out, "plan against what happened", {"goal": GOAL, "sizes": SIZES}, cases)
+        write_json(options.out, "plan against what happened", {"goal": GOAL, "sizes": SIZES}, cases)
 
 
 if __name__ == "__main__":
