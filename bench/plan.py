@@ -5,7 +5,7 @@
 Each size is a folder with a Llama of random weights and records about invented people. `fastunlearn plan` runs in a
 process of its own, then `fastunlearn unlearn --config` in another, from the same folder; the target is out of reach, so
 that all steps are taken, as the plan assumes. Time is the wall clock of the whole second process, memory its largest
-resident set, disk the largest size of what it added to the folder (looked at every 20 ms) and the size at the end.
+resident set (both looked at every 20 ms), disk the largest size of what it added to the folder and the size at the end.
 About five minutes.
 """
 
@@ -15,6 +15,7 @@ import argparse
 import datetime
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,16 @@ def _size(folder: Path) -> int:
     return total
 
 
+def _resident(process: int) -> int:
+    """The largest resident set of a process since the mark was last set back, in bytes; 0 once it has ended."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
 def _command(folder: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "fastunlearn.cli.main", *arguments, "--quiet"]
 
@@ -97,20 +108,21 @@ def planned(folder: Path) -> dict:
 
 def happened(folder: Path) -> dict:
     """Wall time, peak resident memory and added disk of the run."""
-    before, most, over = _size(folder), 0, threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not over.wait(0.02):
-            most = max(most, _size(folder) - before)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    before, most, peak, over = _size(folder), 0, 0, threading.Event()
     began = time.perf_counter()
     process = subprocess.Popen(
         _command(folder, "unlearn", "--config", "."), cwd=folder, env=_environment(), stdout=subprocess.DEVNULL
     )
-    _, status, usage = os.wait4(process.pid, 0)
+
+    def watch() -> None:
+        # the largest resident set is asked for again and again: the run itself sets the system's mark back
+        nonlocal most, peak
+        while not over.wait(0.02):
+            most, peak = max(most, _size(folder) - before), max(peak, _resident(process.pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    status = process.wait()
     seconds = time.perf_counter() - began
     over.set()
     watcher.join()
@@ -122,7 +134,7 @@ def happened(folder: Path) -> dict:
     since = [(moment - moments[0]).total_seconds() for moment in moments]
     phases = [[entry["event"], second] for entry, second in zip(log, since, strict=True)]
     return {
-        "seconds": seconds, "peak_bytes": usage.ru_maxrss * 1024, "disk_most": most, "disk_end": _size(folder) - before,
+        "seconds": seconds, "peak_bytes": peak, "disk_most": most, "disk_end": _size(folder) - before,
         "steps": account["steps"][-1]["step"], "method_seconds": account["seconds"],
         "phases": phases,
     }  # fmt: skip

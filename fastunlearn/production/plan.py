@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -146,7 +147,9 @@ def make_plan(job: Job, *, progress: Progress | None = None) -> dict:
         arguments = job.arguments() | {"kept_fisher": kept}
         looks = LOOKS if get_method(config.method.name).first_order else min(2, 1 + (_refresh(job) > 1))
         with (progress or NO_PROGRESS).task("Trial passes", total=4, unit="part") as task:
-            trials, warming = method_trials(model, tokenizer, sets, arguments, seconds=0.7 * seconds, looks=looks)
+            trials, warming = method_trials(
+                model, tokenizer, sets, arguments, seconds=0.7 * seconds, looks=looks, whole=looks == LOOKS
+            )
             task.advance(2)
             shares, times, tables, peaks = _measuring(model, tokenizer, job, sets, limit, 0.3 * seconds)
             task.advance()
@@ -177,6 +180,7 @@ def make_plan(job: Job, *, progress: Progress | None = None) -> dict:
     price, end = config.plan.price_per_hour, weights + files + evidence
     return {
         "method": config.method.name, "steps": steps, "share_tried": s[-1], "weights_read": real,
+        "trials": [asdict(trial) for trial in trials], "resident_bytes": resident,
         "model": {"parameters": model.num_parameters(), "bytes": weights},
         "records": {name: len(found or ()) for name, found in sets.items()},
         "seconds": {**parts, "total": total},

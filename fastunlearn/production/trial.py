@@ -56,13 +56,13 @@ class Fit:
 
 def fit(shares: Sequence[float], values: Sequence[float]) -> Fit:
     """The fit with the least relative error whose coefficients are not negative. One point is taken as proportional,
-    two as linear."""
+    two as a line or, where that would begin below 0, as b s + c s^2."""
     s, y = np.asarray(shares, dtype=float), np.asarray(values, dtype=float)
     terms = np.stack([np.ones_like(s), s, s * s], 1)
     weights = 1 / np.maximum(y, 1e-9)
     best, least = (0.0, float(y[-1] / s[-1]), 0.0), np.inf
     every = [chosen for n in (1, 2, 3) for chosen in combinations(range(3), n)]
-    columns = {1: [(1,)], 2: [(0,), (1,), (0, 1)]}.get(len(s), every)
+    columns = {1: [(1,)], 2: [(0,), (1,), (0, 1), (1, 2)]}.get(len(s), every)
     for chosen in columns:
         found, *_ = np.linalg.lstsq(terms[:, chosen] * weights[:, None], y * weights, rcond=None)
         if (found < 0).any():
@@ -124,11 +124,13 @@ def method_trials(
     *,
     seconds: float,
     looks: int,
+    whole: bool = False,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> tuple[list[Trial], float]:
     """Trials of ``unlearn(**arguments)`` at growing shares of the encoded ``sets``, at least one, until about
-    ``seconds`` are spent; and the seconds of a first small one, which loads modules and kernels as every run does."""
-    share, start = first_share(sets), Snapshot(dict(model.named_parameters()))
+    ``seconds`` are spent (with ``whole``, of a method whose steps are as long for any number of records, one with all
+    of them); and the seconds of a first small one, which loads modules and kernels as every run does."""
+    share, start = 1.0 if whole else first_share(sets), Snapshot(dict(model.named_parameters()))
     began = time.perf_counter()
     _one(model, tokenizer, sets, share / 16, arguments, 0.0, 1, start)
     warming = time.perf_counter() - began
