@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> None:
         from fastunlearn.production.job import job_of
 
         job = job_of(config)
-    plan = make_plan(job, progress=progress(args))
+    from fastunlearn.resources import process_seconds
+
+    plan = make_plan(job, started=process_seconds(), progress=progress(args))
     print(json.dumps(plan, indent=1) if args.json else text(plan))
 
 

@@ -26,7 +26,7 @@ from fastunlearn.production.job import Job
 from fastunlearn.production.proof import MEASURED_WITH
 from fastunlearn.production.trial import LOOKS, Trial, first_share, fit, growing, method_trials, sized
 from fastunlearn.progress import NO_PROGRESS, Progress
-from fastunlearn.resources import measured, process_seconds, resident_bytes
+from fastunlearn.resources import measured, resident_bytes
 from fastunlearn.storage import load_model, load_tokenizer
 from fastunlearn.storage.files import write_tensors
 from fastunlearn.unlearn import get_method
@@ -120,13 +120,13 @@ def _measuring(model, tokenizer, job: Job, sets: dict, limit: int, seconds: floa
     return shares, times, tables, peaks
 
 
-def make_plan(job: Job, *, progress: Progress | None = None) -> dict:
+def make_plan(job: Job, *, started: float = 0.0, progress: Progress | None = None) -> dict:
     """The plan of ``job``, ready for JSON: ``seconds`` by part and in total for all steps that the method may take,
     ``peak_bytes`` of resident memory (of GPU memory on a GPU), ``disk_bytes`` at the most and at the end, ``price``.
+    ``started``: seconds that a new process takes until it gets to work, to be added.
 
     Raises InvalidInputError for what the run would refuse.
     """
-    started = process_seconds()
     config, seconds = job.config, job.config.plan.calibration_seconds
     with deterministic(config.run.threads or torch.get_num_threads()):
         began = time.perf_counter()

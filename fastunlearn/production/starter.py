@@ -18,7 +18,7 @@ __all__ = ["new_folder"]
 _GIVEN = {
     "model": {"folder": "original", "out": "after"},
     "data": {"forget": "forget.jsonl", "retain": "retain.jsonl", "held_out": "held_out.jsonl"},
-    "pilot": {"width": 48, "forget": 20, "retain": 200, "held_out": 60, "steps": 300},
+    "pilot": {"max_kl_retain": 0.2, "width": 48, "forget": 20, "retain": 200, "held_out": 60, "steps": 300},
 }
 
 _READ_ME = """A place to try fastunlearn: everything in it is invented.
