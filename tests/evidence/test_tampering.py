@@ -314,5 +314,5 @@ def _containers(value, place="") -> list[str]:
 def test_a_check_does_not_wait_for_pytorch(evidence):
     script = f"import sys; from fastunlearn.cli.main import main; status = main(['verify', {str(evidence)!r}]); " \
              "print(status, sorted({'torch', 'transformers'} & set(sys.modules)))"  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600)
     assert done.stdout.endswith("VERIFIED\n0 []\n"), done.stdout + done.stderr
