@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fastunlearn as fu
@@ -32,6 +33,7 @@ from bench.influence_peers import kronfluence_scores, trak_scores
 from fastunlearn.microbench.harness import write_json
 from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.operators.samples import to_samples
+from fastunlearn.storage.files import write_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, PAGE = ROOT / "bench" / "results" / "influence.json", ROOT / "docs" / "analysis.md"
@@ -117,12 +119,14 @@ def score(predicted: Tensor, found: Tensor, resamples: int = 500) -> dict:
     return {"lds": correlation(predicted, found).mean().item(), "low": low, "high": high}
 
 
-def our_scores(model: nn.Module, rows: Tensor, queries: Tensor, folder: str, *, kind: str, share: float) -> Tensor:
+def our_scores(
+    model: nn.Module, rows: Tensor, queries: Tensor, folder: str, *, kind: str, blocks: str, share: float
+) -> Tensor:
     """``share``: of the mean of F's m largest eigenvalues, as damping."""
     batch, asked = ({"input_ids": x, "labels": x} for x in (rows, queries))
     own = SampleGradients(model, to_samples(batch), pad_token_id=0)
     mean = sum(float(t.sum()) for t in own.weighted_squares(torch.ones(len(own)) / len(own)).values()) / len(own)
-    return fu.influence(model, batch, asked, damping=share * mean, kind=kind, seed=1).scores
+    return fu.influence(model, batch, asked, damping=share * mean, kind=kind, blocks=blocks, seed=1).scores
 
 
 def dot_products(model: nn.Module, rows: Tensor, queries: Tensor, folder: str) -> Tensor:
@@ -132,13 +136,13 @@ def dot_products(model: nn.Module, rows: Tensor, queries: Tensor, folder: str) -
 
 
 def methods() -> dict:
-    found = {
-        "fastunlearn, empirical, damping 0.1": functools.partial(our_scores, kind="empirical", share=0.1),
-        "fastunlearn, empirical, damping 1": functools.partial(our_scores, kind="empirical", share=1.0),
-        "fastunlearn, sampled, damping 0.1": functools.partial(our_scores, kind="sampled", share=0.1),
-        "fastunlearn, sampled, damping 1": functools.partial(our_scores, kind="sampled", share=1.0),
-        "gradient dot products": dot_products,
-    }
+    found: dict = {
+        f"fastunlearn, {kind}, blocks={blocks!r}, damping {share:g}": functools.partial(
+            our_scores, kind=kind, blocks=blocks, share=share
+        )
+        for kind in ("empirical", "sampled") for blocks in ("model", "tensor") for share in (0.001, 0.1)
+    }  # fmt: skip
+    found["gradient dot products"] = dot_products
     if importlib.util.find_spec("kronfluence"):
         found["kronfluence 1.0, EK-FAC"] = kronfluence_scores
     if importlib.util.find_spec("trak"):
@@ -146,7 +150,22 @@ def methods() -> dict:
     return found
 
 
-def run(halves: int, seed: int) -> list[dict]:
+def retrained(rows: Tensor, queries: Tensor, kept: Tensor, cache: Path | None) -> tuple[Tensor, Tensor]:
+    """The queries' losses after training on each half, in two orders; (halves, queries) float64 each. ``cache``: a
+    safetensors file that holds them from an earlier run of the same halves, or will."""
+    if cache is not None and cache.exists():
+        held = load_file(cache)
+        if torch.equal(held["kept"], kept):
+            return held["first"], held["second"]
+    first, second = (
+        torch.stack([losses(train(rows[m.bool()], order), queries) for m in kept]).double() for order in (0, 1)
+    )
+    if cache is not None:
+        write_tensors(cache, {"kept": kept, "first": first, "second": second}, {}, overwrite=True)
+    return first, second
+
+
+def run(halves: int, seed: int, cache: Path | None = None) -> list[dict]:
     rows, queries = sentences(seed)
     model = train(rows, 0)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -154,13 +173,11 @@ def run(halves: int, seed: int) -> list[dict]:
         torch.zeros(len(rows)).index_fill_(0, torch.randperm(len(rows), generator=generator)[: len(rows) // 2], 1.0)
         for _ in range(halves)
     ])  # fmt: skip
-    found, again = (
-        torch.stack([losses(train(rows[mask.bool()], order), queries) for mask in kept]).double() for order in (0, 1)
-    )
+    found, again = retrained(rows, queries, kept, cache)
     own = {"name": "the truth itself, trained again", **score(again, found), "seconds": None}
     truth = (found + again) / 2
     done = [own]
-    print(own, losses(model, rows).mean().item(), losses(model, queries).mean().item(), flush=True)
+    print(own, flush=True)
     for name, method in methods().items():
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
@@ -197,10 +214,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--halves", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, help="keep the retrained models' losses there, to score again")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     settings = {"steps": STEPS, "batch": BATCH, "rate": RATE, "weight_decay": DECAY}
-    write_json(options.out, "Influence scores against retraining", settings, run(options.halves, options.seed))
+    cases = run(options.halves, options.seed, options.cache)
+    write_json(options.out, "Influence scores against retraining", settings, cases)
     if options.out == OUT:
         write_table(json.loads(OUT.read_text(encoding="utf-8")))
 

@@ -86,7 +86,9 @@ def trak_scores(model: nn.Module, rows: Tensor, queries: Tensor, *, folder: str)
             return (1 - p).mean(1, keepdim=True).detach()
 
     size = sum(p.numel() for p in model.parameters())
-    projector = BasicProjector(grad_dim=size, proj_dim=64, seed=0, proj_type=ProjectionType.rademacher, device="cpu")
+    projector = BasicProjector(  # two blocks: with one, it frees its matrix and does not make it again
+        grad_dim=size, proj_dim=64, block_size=32, seed=0, proj_type=ProjectionType.rademacher, device="cpu"
+    )
     tracer = TRAKer(
         model, Margin(), train_set_size=len(rows), save_dir=str(Path(folder) / "trak"), device="cpu",
         projector=projector, proj_dim=64, use_half_precision=False, logging_level=40,

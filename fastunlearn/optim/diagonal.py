@@ -76,7 +76,7 @@ def _hutchinson(
 def _bartlett(model: nn.Module, batch: Mapping, chosen: dict[str, nn.Parameter], seed: int) -> list[Tensor]:
     device = next(iter(chosen.values())).device
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    tokens = target_tokens(moved, "batch")
+    tokens = int(target_tokens(moved, "batch").sum())
     drawn = {**moved, "labels": draw_labels(model, moved, seed)}
     found = gradient(model, drawn, params=list(chosen.values()), allow_unused=True, form="list")
     assert isinstance(found, list)
