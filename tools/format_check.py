@@ -30,7 +30,8 @@ def sources() -> list[Path]:
 
 
 def formatted(path: Path) -> str:
-    command = [sys.executable, "-m", "clang_format", "--style=file", str(path)]
+    beside = Path(sys.executable).parent / "clang-format"  # that of this environment, before any other
+    command = [str(beside) if beside.exists() else "clang-format", "--style=file", str(path)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
