@@ -16,11 +16,13 @@ _PENDING = """
     cpu/attention_backward.cpp cpu/attention_forward.cpp cpu/attention_tiles.cpp cpu/bind_attention.cpp
     cpu/bind_gated_mlp.cpp cpu/bind_ghost_gram.cpp cpu/bind_linear.cpp cpu/bind_linear_cross_entropy.cpp
     cpu/bind_low_rank_apply.cpp cpu/bind_norm.cpp cpu/bind_rope.cpp cpu/gated_mlp.cpp cpu/gemm.cpp
-    cpu/ghost_gram.cpp cpu/linear_cross_entropy.cpp cpu/low_rank_apply.cpp cpu/attention.h cpu/attention_tiles.h
-    cpu/cross_entropy_kernels.h cpu/gated_mlp_kernels.h cpu/isa.h cpu/linear_cross_entropy.h cpu/simd_math.h
-    cpu/isa/attention_softmax.cpp cpu/isa/cross_entropy_rows.cpp cpu/isa/gated_mlp_kernels.cpp cuda/bindings.cpp
-    cuda/explicit_rows.cu cuda/ghost_gram.cu cuda/ghost_gram_tensor.cu cuda/numbers.h cuda/sample_sums.h
-    cuda/small_cholesky.cu cuda/weighted_gradient.cu
+    cpu/ghost_gram.cpp cpu/head_adjoints.cpp cpu/head_chunk.cpp cpu/linear_cross_entropy.cpp
+    cpu/low_rank_apply.cpp cpu/attention.h cpu/attention_tiles.h cpu/cross_entropy_kernels.h
+    cpu/gated_mlp_kernels.h cpu/gemm_kernels.h cpu/head_chunk.h cpu/isa.h cpu/linear_cross_entropy.h
+    cpu/simd_math.h cpu/isa/attention_softmax.cpp cpu/isa/cross_entropy_tiles.cpp cpu/isa/gated_mlp_kernels.cpp
+    cpu/isa/gemm_bfloat16.cpp cpu/isa/low_rank_apply_kernels.cpp cuda/bindings.cpp cuda/explicit_rows.cu
+    cuda/ghost_gram.cu cuda/ghost_gram_tensor.cu cuda/numbers.h cuda/sample_sums.h cuda/small_cholesky.cu
+    cuda/weighted_gradient.cu
 """
 PENDING = frozenset(_PENDING.split())
 
