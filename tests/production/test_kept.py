@@ -1,0 +1,34 @@
+"""The method that needs no retained records, through all three stages: its kept Fisher is a file in the folder."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastunlearn.cli.main import main
+from fastunlearn.evidence import verify
+from fastunlearn.production.config import load_config
+from fastunlearn.production.job import job_of
+
+pytestmark = pytest.mark.slow
+
+
+def test_plan_pilot_and_run(place, capsys):
+    lines = (place / "forget.jsonl").read_text() + (place / "retain.jsonl").read_text()
+    (place / "all.jsonl").write_text(lines)
+    line = ["keep-fisher", "--model", "original", "--data", "all.jsonl", "--out", "kept.safetensors", "--quiet"]
+    assert main(line) == 0
+    path = place / "fastunlearn.toml"
+    method = '[method]\nname = "fisher-removal-retain-free"\nkept_fisher = "kept.safetensors"\n[method.settings]'
+    path.write_text(path.read_text().replace("[method.settings]", method) + "[plan]\ncalibration_seconds = 1.0\n")
+    capsys.readouterr()
+    assert main(["plan", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 3
+    assert main(["pilot", "--quiet"]) in (0, 1)
+    assert main(["unlearn", "--config", ".", "--quiet"]) == 0
+    found = verify(
+        place / "evidence", model=place / "after", before=place / "original", records=job_of(load_config(place)).sets(),
+        salts=place / "salts" / "evidence.json", kept_fisher=place / "kept.safetensors", recompute=True,
+    )  # fmt: skip
+    assert found.passed, [str(check) for check in found.failures]
