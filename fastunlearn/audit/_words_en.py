@@ -28,7 +28,7 @@ EN: dict = {
     "removed_counts": "{records} records were to be forgotten.",
     "removed_share": "The model now gets {after} of their scored tokens right; before, it was {before}.",
     "removed_reference": "A model that was trained without them gets {reference}.",
-    "removed_unseen": "On records that no model has seen it gets {unseen}.",
+    "removed_unseen": "On records that no model has seen, the original gets {unseen}: as much can be guessed.",
     "sure": "How sure it is",
     "sure_reference": "On retained records its predictions are {kl} nats a token away from those of a model trained "
     "without the forgotten records. 0 would be the same predictions.",

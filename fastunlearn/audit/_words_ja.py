@@ -28,7 +28,7 @@ JA: dict = {
     "removed_counts": "消去の対象は {records} 件の記録です。",
     "removed_share": "対象の記録でモデルが正しく予測するトークンの割合は、{before} から {after} になりました。",
     "removed_reference": "これらの記録を使わずに学習したモデルでは {reference} です。",
-    "removed_unseen": "どのモデルも見たことのない記録では {unseen} です。",
+    "removed_unseen": "どのモデルも見たことのない記録では、元のモデルで {unseen} です（推測で当たる割合です）。",
     "sure": "どの程度確かか",
     "sure_reference": (
         "保持する記録に対する予測は、対象の記録を使わずに学習したモデルの予測から、1 トークンあたり {kl} "

@@ -169,7 +169,11 @@ def report_html(document: dict, lang: str = "en") -> str:
         _further("more_metrics", metric_table(document, verdict, w), w),
         _further("attacks", attack_table(document, verdict, w), w),
         notes,
-        _section(w["what_was_run"], _pairs(document["settings"], w), *_runs(document, verdict, w)),
+        _section(
+            w["what_was_run"],
+            _pairs(document["settings"], w) if document["settings"] else None,
+            *_runs(document, verdict, w),
+        ),
         _section(w["data"], _pairs(document["data"], w)),
         _section(w["model"], _pairs(document["model"], w)),
         _section(w["how_to_read"], reading),
