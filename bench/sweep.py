@@ -21,7 +21,7 @@ from fastunlearn.microbench.harness import write_json
 ROOT = Path(__file__).resolve().parents[1]
 TITLE = "Settings of Fisher Removal"
 #: Beside those of AXES: which part of the weights may change.
-PARTS = {"parameters": ("*mlp*", "*self_attn*", "*layers.2.*")}
+PARTS = {"parameters": ("*mlp*", "*self_attn*", "*layers.1.*")}
 
 
 def main() -> None:
