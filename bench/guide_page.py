@@ -25,6 +25,12 @@ HEAD = """# Which settings?
 Written by `python -m bench.guide_page` from `bench/results`. Fisher Removal on small models, one setting varied at a
 time around the defaults. On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on
 where it was stopped; start from what is below and let it decide."""
+CURVES = """## Compute against quality
+
+More records in the Fisher should give less damage. More steps go further: they forget more and harm more, until the
+forget records look like unseen ones in accuracy and in loss, where a run stops by itself. On free text the loss gets
+there after the accuracy does, so that a run with fewer or shorter steps, or on fewer weights, ends nearer to the
+retrained model."""
 ADVICE = {
     "fisher_samples": "Retained records in the Fisher (rank m)",
     "blocks": "Blocks between which curvature counts as zero",
@@ -122,7 +128,7 @@ def monotone_section(found: list[dict]) -> str:
         base = [flag for point, flag in zip(_done(case), flags, strict=True) if not point["settings"]]
         lines.append(f"- {name}: the defaults are {'on' if base and base[0] else 'not on'} the Pareto front.")
         lines += [f"- {name}: {text}" for axis in ("fisher_samples", "steps") if (text := _curve(case, axis))]
-    return "## Compute against quality\n\n" + "\n".join(lines)
+    return f"{CURVES}\n\n" + "\n".join(lines)
 
 
 def _curve(case: dict, axis: str) -> str:
