@@ -133,8 +133,8 @@ def shown_section(cases: list[dict]) -> str:
         table(rows),
         f"Held in {held} of {len(cases)} cases. {partly} do not count, because not all first-order methods were run on "
         f"them (see the end of the page). In {none} of the others no method that trains on retained data forgot as "
-        "much within its budget and trials, so that ours stands against methods without retained data only: that says as "
-        "much of the budget as of the methods.",
+        "much within its budget and trials, so that ours stands against methods without retained data only: that "
+        "says as much of the budget as of the methods.",
     ])  # fmt: skip
 
 
