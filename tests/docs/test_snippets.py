@@ -50,6 +50,17 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def own_methods():
+    """The table of methods is put back: a page shows how to add to it."""
+    from fastunlearn.unlearn import METHODS
+
+    known = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(known)
+
+
+@pytest.fixture
 def reader(tmp_path, monkeypatch, model_folder) -> Path:
     """A folder with the example's data and that model, as the current one."""
     shutil.copytree(ROOT / "examples" / "data", tmp_path, dirs_exist_ok=True)
@@ -73,7 +84,7 @@ def prepare(page: str) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=name_of)
-def test_the_page_runs(path, reader, capsys):
+def test_the_page_runs(path, reader, own_methods, capsys):
     names = {"__name__": "page", **prepare(name_of(path))}
     for kind, text in blocks(path):
         if kind == "python":
