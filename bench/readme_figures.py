@@ -9,13 +9,13 @@ error.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.generated import write_page
 from bench.readme_products import growth_section, products_section
 from fastunlearn.audit.document import validate
 from fastunlearn.ops.ghost_gram.cost import choose_route
@@ -241,21 +241,8 @@ def filled(text: str, results: Path = RESULTS) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where README.md is out of date")
-    parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    before = options.readme.read_text(encoding="utf-8")
-    after = filled(before, options.results)
-    if options.check and before != after:
-        print("README.md is out of date: run python -m bench.readme_figures", file=sys.stderr)
-        return 1
-    if not options.check:
-        temporary = options.readme.with_suffix(".tmp")
-        temporary.write_text(after, encoding="utf-8")
-        temporary.replace(options.readme)
-    return 0
+    about = __doc__.splitlines()[0]
+    return write_page("bench.readme_figures", about, README, RESULTS, filled, arguments, "--readme")
 
 
 if __name__ == "__main__":

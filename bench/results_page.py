@@ -6,12 +6,12 @@ python -m bench.results_page --check     changes nothing; exit status 1 where th
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from pathlib import Path
 
+from bench.generated import write_page
 from bench.readme_figures import NONE, plain, table
 from bench.results_requests import requests_section
 from fastunlearn.evaluation.datasets import DATASETS
@@ -257,19 +257,8 @@ def page(results: Path = RESULTS) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where the page is out of date")
-    parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    after = page(options.results)
-    before = options.page.read_text(encoding="utf-8") if options.page.exists() else ""
-    if options.check and before != after:
-        print(f"{options.page.name} is out of date: run python -m bench.results_page", file=sys.stderr)
-        return 1
-    if not options.check:
-        options.page.write_text(after, encoding="utf-8")
-    return 0
+    about = __doc__.splitlines()[0]
+    return write_page("bench.results_page", about, PAGE, RESULTS, lambda _, results: page(results), arguments)
 
 
 if __name__ == "__main__":
