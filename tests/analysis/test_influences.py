@@ -10,26 +10,21 @@ import fastunlearn as fu
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.samples import to_samples
 from fastunlearn.operators.targets import sample_labels
+from tests.oracles.dense import plain_rows
 
 DAMPING = 1e-2
-
-
-def rows(model, samples):
-    """Per-sample gradients by one backward pass of plain PyTorch each."""
-    found = []
-    for sample in samples:
-        logits = model(input_ids=sample.input_ids[None]).logits[0, :-1]
-        loss = F.cross_entropy(logits, sample.labels[1:], reduction="sum", ignore_index=-100)
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
-    return torch.stack(found)
 
 
 @pytest.mark.parametrize("kind", ["empirical", "sampled"])
 def test_it_is_the_dense_solve(kind, tiny_llama, batch):
     model = tiny_llama(layers=1)
     train, query = to_samples(batch)[:4], to_samples(batch)[4:]
-    g, q = rows(model, train), rows(model, query)
-    h = g if kind == "empirical" else rows(model, sample_labels(model, train, pad_token_id=0, batch_size=4, seed=3))
+    g, q = plain_rows(model, train), plain_rows(model, query)
+    h = (
+        g
+        if kind == "empirical"
+        else plain_rows(model, sample_labels(model, train, pad_token_id=0, batch_size=4, seed=3))
+    )
     dense = DAMPING * torch.eye(g.shape[1], dtype=torch.float64) + h.T @ h / len(h)
     found = fu.influence(model, train, query, damping=DAMPING, kind=kind, seed=3)
     solved = torch.linalg.solve(dense, g.T)
@@ -40,7 +35,7 @@ def test_it_is_the_dense_solve(kind, tiny_llama, batch):
 def test_blocks_are_solved_apart(tiny_llama, batch):
     model = tiny_llama(layers=1)
     train, query = to_samples(batch)[:4], to_samples(batch)[4:]
-    g, q, truth, at = rows(model, train), rows(model, query), 0, 0
+    g, q, truth, at = plain_rows(model, train), plain_rows(model, query), 0, 0
     for p in model.parameters():
         some = slice(at, at + p.numel())
         at += p.numel()

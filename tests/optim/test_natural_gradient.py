@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.samples import to_samples
 from fastunlearn.operators.targets import sample_labels
 from fastunlearn.optim import NaturalGradient, natural_gradient
+from tests.oracles.dense import plain_rows
 
 DAMPING = 1e-2
-
-
-def rows(model, samples):
-    """G (m, P) by one backward pass of plain PyTorch for each sequence."""
-    found = []
-    for sample in samples:
-        logits = model(input_ids=sample.input_ids[None]).logits[0, :-1]
-        loss = F.cross_entropy(logits, sample.labels[1:], reduction="sum", ignore_index=-100)
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
-    return torch.stack(found)
 
 
 def flat(tensors):
@@ -31,11 +21,11 @@ def flat(tensors):
 @pytest.mark.parametrize("kind", ["empirical", "sampled"])
 def test_it_is_the_dense_solve(kind, tiny_gpt2, batch):
     model, samples = tiny_gpt2(layers=1), to_samples(batch)
-    own = rows(model, samples)
+    own = plain_rows(model, samples)
     g = own.mean(0)
     if kind == "sampled":
         drawn = sample_labels(model, samples, pad_token_id=0, batch_size=32, seed=0)
-        own = rows(model, drawn)
+        own = plain_rows(model, drawn)
     dense = DAMPING * torch.eye(len(g), dtype=torch.float64) + own.T @ own / len(own)
     truth = torch.linalg.solve(dense, g)
     found = natural_gradient(model, batch, damping=DAMPING, kind=kind)
@@ -46,7 +36,7 @@ def test_it_is_the_dense_solve(kind, tiny_gpt2, batch):
 
 def test_blocks_are_solved_apart(tiny_llama, batch):
     model = tiny_llama(layers=1)
-    own, found = rows(model, to_samples(batch)), natural_gradient(model, batch, damping=DAMPING, blocks="tensor")
+    own, found = plain_rows(model, to_samples(batch)), natural_gradient(model, batch, damping=DAMPING, blocks="tensor")
     at, slope = 0, 0.0
     for (name, p), tensor in zip(model.named_parameters(), found.tensors.values(), strict=True):
         part = own[:, at : at + p.numel()]
@@ -82,7 +72,7 @@ def test_trust_shortens_a_direction_to_its_nats(tiny_llama, batch):
     assert found.slope / 2 > trust
     NaturalGradient(model.parameters(), damping=DAMPING, trust=trust).backward(model, batch)
     g = torch.cat([p.grad.flatten() for p in model.parameters()])
-    own = rows(model, to_samples(batch))
+    own = plain_rows(model, to_samples(batch))
     half = (DAMPING * g @ g + (own @ g).square().sum() / len(own)) / 2
     assert half.item() == pytest.approx(trust, rel=1e-7)
 

@@ -44,6 +44,17 @@ def sample_gradients(model, batches, params=None) -> Tensor:
     return torch.cat(found)
 
 
+def plain_rows(model, samples) -> Tensor:
+    """G (m, P) of ``Sample``s by one plain backward pass each, with the model's own casts to float32 (norms), which the
+    others here take out: for what is built on ordinary backward passes."""
+    found = []
+    for sample in samples:
+        logits = model(input_ids=sample.input_ids[None]).logits[0, :-1]
+        loss = torch.nn.functional.cross_entropy(logits, sample.labels[1:], reduction="sum", ignore_index=-100)
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    return torch.stack(found)
+
+
 def fisher(model, batches, params=None) -> Tensor:
     """G^T G / m."""
     g = sample_gradients(model, batches, params)
