@@ -48,7 +48,7 @@ struct AttentionBackward {
     AttentionTensor o, ot, g, h;
     const void* lse;
     const void* mean_t;
-    const void* rest;  // null: taken as 0
+    const void* rest;    // null: taken as 0
     void *gq, *gk, *gv;  // like q, k, v
     void *hq, *hk, *hv;  // the same with K in front
 };

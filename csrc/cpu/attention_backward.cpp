@@ -38,13 +38,12 @@ class Backward {
 
     struct Work {
         Work(const AttentionProblem& p, const AttentionBackward& io)
-            : keys(p, scratch), rule(p, scratch), sum(std::max(p.size, p.value_size)),
-              q(true, p.size, 1, scratch), qt(p.qt.data, p.size, p.tangents, scratch),
-              g(io.dual, p.value_size, 1, scratch), h(io.h.data, p.value_size, p.tangents, scratch),
-              o(scratch.take(matrix_size(p.value_size))), other(scratch.take(matrix_size(p.value_size))),
-              gq(scratch.take(matrix_size(p.size))), hq(scratch.take(matrix_size(p.size) * p.tangents)),
-              part(scratch.take(kTile * kChunk)), lse(scratch.take(kTile)), rest(scratch.take(kTile)),
-              mean(scratch.take(kTile * p.tangents)),
+            : keys(p, scratch), rule(p, scratch), sum(std::max(p.size, p.value_size)), q(true, p.size, 1, scratch),
+              qt(p.qt.data, p.size, p.tangents, scratch), g(io.dual, p.value_size, 1, scratch),
+              h(io.h.data, p.value_size, p.tangents, scratch), o(scratch.take(matrix_size(p.value_size))),
+              other(scratch.take(matrix_size(p.value_size))), gq(scratch.take(matrix_size(p.size))),
+              hq(scratch.take(matrix_size(p.size) * p.tangents)), part(scratch.take(kTile * kChunk)),
+              lse(scratch.take(kTile)), rest(scratch.take(kTile)), mean(scratch.take(kTile * p.tangents)),
               d(scratch.take(kTile)), dt(scratch.take(kTile * p.tangents)) {
             for (T** tile : {&s, &y, &z, &w}) *tile = scratch.take(kTile * kTile);
             if (p.scores.softcap > 0)
@@ -64,10 +63,12 @@ class Backward {
     void clear() const {
         const int64_t queries = p_.batch * p_.heads * p_.queries, keys = p_.batch * p_.groups * p_.keys;
         const int64_t k = p_.tangents;
-        const std::pair<void*, int64_t> all[] = {
-            {io_.gq, dual_ ? queries * p_.size : 0}, {io_.gk, dual_ ? keys * p_.size : 0},
-            {io_.gv, dual_ ? keys * p_.value_size : 0}, {io_.hq, k * queries * p_.size}, {io_.hk, k * keys * p_.size},
-            {io_.hv, k * keys * p_.value_size}};
+        const std::pair<void*, int64_t> all[] = {{io_.gq, dual_ ? queries * p_.size : 0},
+                                                 {io_.gk, dual_ ? keys * p_.size : 0},
+                                                 {io_.gv, dual_ ? keys * p_.value_size : 0},
+                                                 {io_.hq, k * queries * p_.size},
+                                                 {io_.hk, k * keys * p_.size},
+                                                 {io_.hv, k * keys * p_.value_size}};
         constexpr int64_t kPart = 1 << 16;
         for (const auto& [memory, count] : all) {
 #pragma omp for schedule(static)
@@ -152,8 +153,8 @@ class Backward {
         for (int64_t c = 0; c < p_.size; c += kChunk) {
             Term<T> shifted[2];
             for (int64_t t = 0; t < count; ++t) shifted[t] = {terms[t].a, terms[t].b + c * kTile, terms[t].depth};
-            kit_.products.by_queries(shifted, count, rows, std::min(kChunk, p_.size - c), sums + c * kTile,
-                                     true, w.triangle);
+            kit_.products.by_queries(shifted, count, rows, std::min(kChunk, p_.size - c), sums + c * kTile, true,
+                                     w.triangle);
         }
     }
 

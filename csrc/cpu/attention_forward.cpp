@@ -41,8 +41,7 @@ class Forward {
         State(const AttentionProblem& p, int64_t tangents, Scratch<T>& s)
             : q(s.take(matrix_size(p.size))),
               qt(p.qt.data && tangents ? s.take(matrix_size(p.size) * tangents) : nullptr),
-              o(s.take(matrix_size(p.value_size))),
-              ot(s.take(matrix_size(p.value_size) * tangents)),
+              o(s.take(matrix_size(p.value_size))), ot(s.take(matrix_size(p.value_size) * tangents)),
               maximum(s.take(kTile)), total(s.take(kTile)), correction(s.take(kTile)), kept(s.take(kTile)),
               shift(s.take(kTile)), mean(s.take(kTile * tangents)), rest(s.take(kTile * tangents)) {}
         T *q, *qt, *o, *ot, *maximum, *total, *correction, *kept, *shift, *mean, *rest;

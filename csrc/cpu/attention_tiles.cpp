@@ -57,11 +57,10 @@ bool ScoreRule<T>::begin(const QueryBlock& block, int64_t key, int64_t keys) {
     use_bias_ = false;
     if (p_.mask == 0) return true;
     const int64_t offset = mask_offset(p_, block, key), *stride = p_.mask_strides;
-    const Cover found =
-        p_.mask == 1 ? cover<uint8_t>(static_cast<const uint8_t*>(p_.mask_data) + offset, block.rows, keys, stride[2],
-                                      stride[3], 0, 1)
-                     : cover<T>(static_cast<const T*>(p_.mask_data) + offset, block.rows, keys, stride[2], stride[3],
-                                -std::numeric_limits<T>::infinity(), 0);
+    const Cover found = p_.mask == 1 ? cover<uint8_t>(static_cast<const uint8_t*>(p_.mask_data) + offset, block.rows,
+                                                      keys, stride[2], stride[3], 0, 1)
+                                     : cover<T>(static_cast<const T*>(p_.mask_data) + offset, block.rows, keys,
+                                                stride[2], stride[3], -std::numeric_limits<T>::infinity(), 0);
     if (found == Cover::kNone) return false;
     use_bias_ = found == Cover::kPart;
     if (use_bias_) fill_bias(block, key, keys);

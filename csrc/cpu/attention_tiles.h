@@ -29,7 +29,8 @@ inline int64_t tiles_of(int64_t length) { return (length + kTile - 1) / kTile; }
 inline int64_t chunks_of(int64_t columns) { return (columns + kChunk - 1) / kChunk; }
 inline int64_t matrix_size(int64_t columns) { return chunks_of(columns) * kTile * kChunk; }
 
-// Aligned memory of one thread, not set to anything, made before the threads start: an exception must not leave a parallel region.
+// Aligned memory of one thread, not set to anything, made before the threads start: an exception must not leave a
+// parallel region.
 template <class T>
 class Scratch {
    public:
@@ -57,10 +58,8 @@ inline const void* row_of(const AttentionTensor& x, int dtype, int64_t tangent, 
 // Rows of queries of one head; heads that share keys are numbered one after the other (`number` of one (b, g)).
 struct QueryBlock {
     QueryBlock(const AttentionProblem& p, int64_t batch_, int64_t group, int64_t number)
-        : batch(batch_),
-          head(group * (p.heads / p.groups) + number / tiles_of(p.queries)),
-          first(number % tiles_of(p.queries) * kTile),
-          rows(std::min(kTile, p.queries - first)) {}
+        : batch(batch_), head(group * (p.heads / p.groups) + number / tiles_of(p.queries)),
+          first(number % tiles_of(p.queries) * kTile), rows(std::min(kTile, p.queries - first)) {}
     int64_t batch, head, first, rows;
 };
 
@@ -68,8 +67,7 @@ struct QueryBlock {
 template <class T>
 struct KeyTile {
     KeyTile(const AttentionProblem& p, Scratch<T>& scratch)
-        : k(scratch.take(matrix_size(p.size))),
-          v(scratch.take(matrix_size(p.value_size))),
+        : k(scratch.take(matrix_size(p.size))), v(scratch.take(matrix_size(p.value_size))),
           kt(p.kt.data ? scratch.take(matrix_size(p.size) * p.tangents) : nullptr),
           vt(p.vt.data ? scratch.take(matrix_size(p.value_size) * p.tangents) : nullptr) {}
 

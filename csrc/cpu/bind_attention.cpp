@@ -20,12 +20,31 @@ fu::AttentionTensor tensor_of(const Tensor& t) {
 }
 
 fu::AttentionProblem problem_of(int dtype, const Sizes& n, const std::array<Tensor, 6>& inputs, const Scores& s) {
-    fu::AttentionScores scores = {std::get<0>(s), std::get<1>(s), std::get<2>(s), std::get<3>(s), std::get<4>(s),
-                                  at<const void>(std::get<5>(s)), {}, at<const void>(std::get<7>(s))};
+    fu::AttentionScores scores = {std::get<0>(s),
+                                  std::get<1>(s),
+                                  std::get<2>(s),
+                                  std::get<3>(s),
+                                  std::get<4>(s),
+                                  at<const void>(std::get<5>(s)),
+                                  {},
+                                  at<const void>(std::get<7>(s))};
     for (size_t axis = 0; axis < 4; ++axis) scores.mask_strides[axis] = std::get<6>(s)[axis];
-    return {dtype, n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7],
-            tensor_of(inputs[0]), tensor_of(inputs[1]), tensor_of(inputs[2]),
-            tensor_of(inputs[3]), tensor_of(inputs[4]), tensor_of(inputs[5]), scores};
+    return {dtype,
+            n[0],
+            n[1],
+            n[2],
+            n[3],
+            n[4],
+            n[5],
+            n[6],
+            n[7],
+            tensor_of(inputs[0]),
+            tensor_of(inputs[1]),
+            tensor_of(inputs[2]),
+            tensor_of(inputs[3]),
+            tensor_of(inputs[4]),
+            tensor_of(inputs[5]),
+            scores};
 }
 
 const fu::Bindings bindings([](pybind11::module_& m) {
@@ -41,14 +60,22 @@ const fu::Bindings bindings([](pybind11::module_& m) {
     m.def("attention_backward",
           [](const std::string& isa, int dtype, const Sizes& sizes, const std::array<Tensor, 6>& inputs,
              const Scores& scores, bool dual, const std::array<Tensor, 4>& adjoints,
-             const std::array<std::uintptr_t, 3>& statistics,
-             const std::array<std::uintptr_t, 6>& out, int threads) {
+             const std::array<std::uintptr_t, 3>& statistics, const std::array<std::uintptr_t, 6>& out, int threads) {
               const fu::AttentionProblem problem = problem_of(dtype, sizes, inputs, scores);
-              const fu::AttentionBackward io = {
-                  dual, tensor_of(adjoints[0]), tensor_of(adjoints[1]), tensor_of(adjoints[2]), tensor_of(adjoints[3]),
-                  at<const void>(statistics[0]), at<const void>(statistics[1]), at<const void>(statistics[2]),
-                  at<void>(out[0]), at<void>(out[1]), at<void>(out[2]), at<void>(out[3]), at<void>(out[4]),
-                  at<void>(out[5])};
+              const fu::AttentionBackward io = {dual,
+                                                tensor_of(adjoints[0]),
+                                                tensor_of(adjoints[1]),
+                                                tensor_of(adjoints[2]),
+                                                tensor_of(adjoints[3]),
+                                                at<const void>(statistics[0]),
+                                                at<const void>(statistics[1]),
+                                                at<const void>(statistics[2]),
+                                                at<void>(out[0]),
+                                                at<void>(out[1]),
+                                                at<void>(out[2]),
+                                                at<void>(out[3]),
+                                                at<void>(out[4]),
+                                                at<void>(out[5])};
               pybind11::gil_scoped_release release;
               fu::attention_backward(isa, problem, io, threads);
           });

@@ -21,8 +21,8 @@ const fu::Bindings bindings([](pybind11::module_& m) {
         for (const RightTuple& right : rights)
             problem.rights.push_back({fu::matrix_of(std::get<0>(right)), std::get<1>(right)});
         for (const OutputTuple& output : outputs) {
-            fu::GemmOutput one = {at<void>(std::get<0>(output)), std::get<1>(output), std::get<2>(output),
-                                  std::get<3>(output), {}};
+            fu::GemmOutput one = {
+                at<void>(std::get<0>(output)), std::get<1>(output), std::get<2>(output), std::get<3>(output), {}};
             for (const TermTuple& term : std::get<4>(output))
                 one.terms.push_back({fu::matrix_of(std::get<0>(term)), std::get<1>(term)});
             problem.outputs.push_back(one);

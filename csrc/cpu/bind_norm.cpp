@@ -16,7 +16,8 @@ fu::NormProblem problem(int dtype, const std::tuple<int64_t, int64_t, int64_t>& 
                         const StreamTuple& xt) {
     const auto [rows, d, k] = sizes;
     const auto [scale, scale_t, bias, bias_t] = channels;
-    return {dtype, rows,
+    return {dtype,
+            rows,
             {center, eps, d, k, fu::at<const void>(scale), fu::at<const void>(scale_t), fu::at<const void>(bias),
              fu::at<const void>(bias_t), stream(x), stream(xt)}};
 }
@@ -30,16 +31,17 @@ const fu::Bindings bindings([](pybind11::module_& m) {
               const fu::NormProblem p = problem(dtype, sizes, center, eps, channels, x, xt);
               fu::norm_forward(isa, p, {stream(y), stream(yt)}, threads);
           });
-    m.def("norm_backward",
-          [](const std::string& isa, int dtype, const std::tuple<int64_t, int64_t, int64_t>& sizes, bool center,
-             double eps, const std::tuple<Address, Address, Address, Address>& channels, const StreamTuple& x,
-             const StreamTuple& xt, const StreamTuple& g, const StreamTuple& h, const StreamTuple& gx,
-             const StreamTuple& hx, Address weight_h, Address bias_h, int threads) {
-              pybind11::gil_scoped_release release;
-              const fu::NormProblem p = problem(dtype, sizes, center, eps, channels, x, xt);
-              fu::norm_backward(isa, p, {stream(g), stream(h), stream(gx), stream(hx), fu::at<void>(weight_h),
-                                         fu::at<void>(bias_h)}, threads);
-          });
+    m.def("norm_backward", [](const std::string& isa, int dtype, const std::tuple<int64_t, int64_t, int64_t>& sizes,
+                              bool center, double eps, const std::tuple<Address, Address, Address, Address>& channels,
+                              const StreamTuple& x, const StreamTuple& xt, const StreamTuple& g, const StreamTuple& h,
+                              const StreamTuple& gx, const StreamTuple& hx, Address weight_h, Address bias_h,
+                              int threads) {
+        pybind11::gil_scoped_release release;
+        const fu::NormProblem p = problem(dtype, sizes, center, eps, channels, x, xt);
+        fu::norm_backward(isa, p,
+                          {stream(g), stream(h), stream(gx), stream(hx), fu::at<void>(weight_h), fu::at<void>(bias_h)},
+                          threads);
+    });
 });
 
 }  // namespace

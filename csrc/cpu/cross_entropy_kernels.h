@@ -10,16 +10,16 @@ constexpr int64_t kMostRows = 192;  // of a tile
 // `rows` entries of the vocabulary by one panel of tokens: the tokens lie side by side, kPanel = 2 vectors of them.
 template <class T>
 struct LogitTile {
-    T* z;             // a = W x, which becomes what the functions say
-    T* zt;            // at, stream k at zt + k * stream_stride
+    T* z;   // a = W x, which becomes what the functions say
+    T* zt;  // at, stream k at zt + k * stream_stride
     int64_t stream_stride;
     int streams;
     int64_t rows;
     const int64_t* labels;  // per token: the row of its label; outside [0, rows) where that is in another tile
-    const T* bias;    // per row, or null
-    const T* bias_t;  // stream k at bias_t + k * bias_stride, or null
+    const T* bias;          // per row, or null
+    const T* bias_t;        // stream k at bias_t + k * bias_stride, or null
     int64_t bias_stride;
-    T softcap;        // 0: none
+    T softcap;  // 0: none
     T scale;
 };
 
@@ -42,9 +42,9 @@ struct TokenFactors {
     const T* chosen_t;  // zt at the label, one line per stream
     T* label_share;     // scale p at the label: written where `fresh`, else read
     int64_t stride;
-    bool fresh;         // z is as `soften` left it; else as an earlier call of `adjoints` did (no soft-cap)
-    bool subtract;      // z becomes g, so that the label's 1 is subtracted; else scale p alone
-    bool curved;        // h takes in the second derivative of the soft-cap
+    bool fresh;     // z is as `soften` left it; else as an earlier call of `adjoints` did (no soft-cap)
+    bool subtract;  // z becomes g, so that the label's 1 is subtracted; else scale p alone
+    bool curved;    // h takes in the second derivative of the soft-cap
 };
 
 template <class T>

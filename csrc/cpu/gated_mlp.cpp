@@ -46,9 +46,14 @@ void gated_forward(const std::string& isa, const GatedProblem& p, RowStream y, R
     check(p, threads);
     const GatedKernels& kernels = gated_of(isa).of[p.dtype];
     each_piece(p, threads, [&](int64_t r, int64_t c, int64_t n) {
-        const GatedForward call = {
-            p.kind, yt.data ? p.k : 0, place(p, p.gate, r, c), place(p, p.up, r, c),
-            place(p, p.gate_t, r, c), place(p, p.up_t, r, c), place(p, y, r, c), place(p, yt, r, c)};
+        const GatedForward call = {p.kind,
+                                   yt.data ? p.k : 0,
+                                   place(p, p.gate, r, c),
+                                   place(p, p.up, r, c),
+                                   place(p, p.gate_t, r, c),
+                                   place(p, p.up_t, r, c),
+                                   place(p, y, r, c),
+                                   place(p, yt, r, c)};
         kernels.forward(call, n);
     });
 }
@@ -58,10 +63,18 @@ void gated_backward(const std::string& isa, const GatedProblem& p, RowStream g, 
     check(p, threads);
     const GatedKernels& kernels = gated_of(isa).of[p.dtype];
     each_piece(p, threads, [&](int64_t r, int64_t c, int64_t n) {
-        const GatedBackward call = {
-            p.kind, h_gate.data || h_up.data ? p.k : 0, place(p, p.gate, r, c), place(p, p.up, r, c),
-            place(p, p.gate_t, r, c), place(p, p.up_t, r, c), place(p, g, r, c), place(p, h, r, c),
-            place(p, g_gate, r, c), place(p, g_up, r, c), place(p, h_gate, r, c), place(p, h_up, r, c)};
+        const GatedBackward call = {p.kind,
+                                    h_gate.data || h_up.data ? p.k : 0,
+                                    place(p, p.gate, r, c),
+                                    place(p, p.up, r, c),
+                                    place(p, p.gate_t, r, c),
+                                    place(p, p.up_t, r, c),
+                                    place(p, g, r, c),
+                                    place(p, h, r, c),
+                                    place(p, g_gate, r, c),
+                                    place(p, g_up, r, c),
+                                    place(p, h_gate, r, c),
+                                    place(p, h_up, r, c)};
         kernels.backward(call, n);
     });
 }

@@ -13,8 +13,8 @@ struct Stream {
 };
 
 struct GatedForward {
-    int kind;      // place in KINDS of fastunlearn/ops/activation/reference.py
-    int64_t k;     // tangents
+    int kind;   // place in KINDS of fastunlearn/ops/activation/reference.py
+    int64_t k;  // tangents
     Stream gate, up, gate_t, up_t;
     Stream y, yt;  // y data null: not wanted
 };

@@ -2,9 +2,9 @@
 //
 // Columns are taken kColumnBlock at a time. The right-hand sides of a column block are packed once, for all threads,
 // as far as kRightBytes reach; then blocks of kRowBlock rows of the outputs are shared out among the threads, each of
-// which packs its left-hand sides, kPieces slabs of kDepth at a time, and meets them panel of columns by panel: a panel's
-// slab stays in the first cache while all rows pass by, and its part of C until the slabs are through.
-// An element of C is summed slab by slab in an order that depends on the shapes alone.
+// which packs its left-hand sides, kPieces slabs of kDepth at a time, and meets them panel of columns by panel: a
+// panel's slab stays in the first cache while all rows pass by, and its part of C until the slabs are through. An
+// element of C is summed slab by slab in an order that depends on the shapes alone.
 #include "gemm.h"
 
 #include "gemm_bfloat16.h"
@@ -27,8 +27,8 @@ constexpr int64_t kColumnBlock = 1024;
 constexpr int64_t kDepth = 256;
 constexpr int kPieces = 4;
 constexpr int64_t kRightBytes = 8 << 20;
-constexpr int64_t kPiece = kRowBlock * kDepth;               // a packed slab of a left-hand side
-constexpr int64_t kLeft = kPieces * kPiece + kPackSlack;      // those of one thread
+constexpr int64_t kPiece = kRowBlock * kDepth;            // a packed slab of a left-hand side
+constexpr int64_t kLeft = kPieces * kPiece + kPackSlack;  // those of one thread
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
@@ -125,9 +125,8 @@ class Gemm {
         const auto multiply = [&] {
             for (int64_t at = 0; at < columns; at += t_.nr)
                 for (int i = 0; i < count; ++i)
-                    t_.product(left + i * kPiece, rows, packed(*pieces[i], at),
-                               std::min<int64_t>(t_.nr, columns - at), pieces[i]->depth, c + at, row_stride,
-                               accumulate || i > 0);
+                    t_.product(left + i * kPiece, rows, packed(*pieces[i], at), std::min<int64_t>(t_.nr, columns - at),
+                               pieces[i]->depth, c + at, row_stride, accumulate || i > 0);
             accumulate = accumulate || count > 0;
             count = 0;
         };

@@ -11,8 +11,8 @@ struct GemmTable {
     int nr;  // columns of one micro-tile
 
     // Packs rows [0, rows) and depth [0, depth) of a matrix (strides and dtype of the elements) into panels of `panel`
-    // rows, each of `panel` times `length` elements: panel after panel, within each depth-major. Missing rows of the last panel are 0. May write up to
-    // kPackSlack elements past the end.
+    // rows, each of `panel` times `length` elements: panel after panel, within each depth-major. Missing rows of the
+    // last panel are 0. May write up to kPackSlack elements past the end.
     void (*pack)(int dtype, const void* source, int64_t row_stride, int64_t depth_stride, int64_t rows, int64_t depth,
                  int64_t panel, T* packed);
 

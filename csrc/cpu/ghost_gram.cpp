@@ -49,13 +49,13 @@ void find_runs(const GramSide& side, int64_t begin, int64_t end, std::vector<Run
 template <class T>
 struct Aligned {  // 64-byte aligned scratch memory
     explicit Aligned(int64_t count)
-        : memory(static_cast<T*>(::operator new(size_t(std::max<int64_t>(count, 1)) * sizeof(T), std::align_val_t(64)))) {}
+        : memory(
+              static_cast<T*>(::operator new(size_t(std::max<int64_t>(count, 1)) * sizeof(T), std::align_val_t(64)))) {}
     ~Aligned() { ::operator delete(memory, std::align_val_t(64)); }
     Aligned(const Aligned&) = delete;
     Aligned& operator=(const Aligned&) = delete;
     T* memory;
 };
-
 
 // Packs tokens [row, row + rows), depth slab by depth slab; slab k0 starts at round_up(rows, panel) * k0.
 template <class T>
@@ -78,7 +78,8 @@ template <class T>
 class Gram {
    public:
     Gram(const Kernels& kernels, const GramProblem& problem, int threads)
-        : k_(tile_kernels<T>(kernels)), p_(problem), threads_(threads), blocks_((p_.first.tokens + kRowBlock - 1) / kRowBlock) {}
+        : k_(tile_kernels<T>(kernels)), p_(problem), threads_(threads),
+          blocks_((p_.first.tokens + kRowBlock - 1) / kRowBlock) {}
 
     void run() {
         clear();
@@ -210,7 +211,9 @@ class Gram {
             return;
         }
         const auto& own = edges_of_[size_t(block)];
-        const int64_t slot = own.first.sample == a.sample ? own.first.slot : own.last.sample == a.sample ? own.last.slot : -1;
+        const int64_t slot = own.first.sample == a.sample  ? own.first.slot
+                             : own.last.sample == a.sample ? own.last.slot
+                                                           : -1;
         if (slot >= 0)
             edge_sums_[size_t(slot * p_.second.samples + b.sample)] += total;
         else
@@ -243,7 +246,8 @@ class Gram {
         for (int64_t i0 = 0; i0 < m; i0 += kTile)
             for (int64_t j0 = i0; j0 < m; j0 += kTile)
                 for (int64_t i = i0; i < std::min(m, i0 + kTile); ++i)
-                    for (int64_t j = std::max(i + 1, j0); j < std::min(m, j0 + kTile); ++j) out_row(j)[i] = out_row(i)[j];
+                    for (int64_t j = std::max(i + 1, j0); j < std::min(m, j0 + kTile); ++j)
+                        out_row(j)[i] = out_row(i)[j];
     }
 
     struct BlockEdges {

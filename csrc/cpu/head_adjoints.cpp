@@ -1,8 +1,8 @@
 // The second sweep over the vocabulary: tiles become adjoints in place and go into weight_out, gx and hx.
 //
-// Within a super-block first every block's adjoints are made and multiplied with the inputs, while they are in the second
-// cache, into the block's own rows of weight_out; then, from the third cache, they go into the inputs' adjoints, whose
-// tasks are strips of the width. Nothing is added by two tasks to one place.
+// Within a super-block first every block's adjoints are made and multiplied with the inputs, while they are in the
+// second cache, into the block's own rows of weight_out; then, from the third cache, they go into the inputs' adjoints,
+// whose tasks are strips of the width. Nothing is added by two tasks to one place.
 #include "head_chunk.h"
 #include "threads.h"
 
@@ -35,10 +35,15 @@ void HeadChunk<T>::second_block(const Group& group, int64_t block) {
     for (int64_t panel = 0; panel < panels_; ++panel) {
         int64_t labels[kMostPanel];
         const int64_t at = panel * g_.nr;
-        const TokenFactors<T> factors = {
-            top_.data() + at, (capped() ? share_.data() : line(largest_, block)) + at, mean_.data() + at,
-            chosen_t_.data() + at, label_share_.data() + at, plan_.tokens, group.first, p_.mode != HeadMode::kGgn,
-            second_order()};
+        const TokenFactors<T> factors = {top_.data() + at,
+                                         (capped() ? share_.data() : line(largest_, block)) + at,
+                                         mean_.data() + at,
+                                         chosen_t_.data() + at,
+                                         label_share_.data() + at,
+                                         plan_.tokens,
+                                         group.first,
+                                         p_.mode != HeadMode::kGgn,
+                                         second_order()};
         t_.adjoints(logit_tile(group, block, panel, labels, nullptr), factors);
     }
     const bool gradient = p_.mode == HeadMode::kGradient;
@@ -66,8 +71,8 @@ void HeadChunk<T>::add_weights(const Group& group, int64_t block, int line) {
                                  out + column, p_.width);
 }
 
-// gx += g W and hx += h W + g Wt over a super-block of the vocabulary: rows [strip, strip + strip_) of the width, panels
-// [from, to) of the tokens.
+// gx += g W and hx += h W + g Wt over a super-block of the vocabulary: rows [strip, strip + strip_) of the width,
+// panels [from, to) of the tokens.
 template <class T>
 void HeadChunk<T>::add_inputs(const Group& group, int64_t top, int64_t strip, int64_t from, int64_t to, T* left) {
     const int64_t count = std::min(strip_, p_.width - strip), size = strip_ * kDepth + kPackSlack;
@@ -77,7 +82,8 @@ void HeadChunk<T>::add_inputs(const Group& group, int64_t top, int64_t strip, in
         const int64_t depth = std::min(kDepth, end - row);
         for (int i = 0; i <= crossed; ++i) {
             const GemmMatrix& w = i ? weight_t_[size_t(i - 1)] : p_.weight;
-            g_.pack(w.dtype, element(w, row, strip), w.depth_stride, w.row_stride, count, depth, g_.mr, left + i * size);
+            g_.pack(w.dtype, element(w, row, strip), w.depth_stride, w.row_stride, count, depth, g_.mr,
+                    left + i * size);
         }
         for (int64_t panel = from; panel < to; ++panel) {
             const auto add = [&](int weight, int adjoint, int line, bool more) {
@@ -100,8 +106,9 @@ void HeadChunk<T>::write_inputs(const Group& group) {
 #pragma omp parallel for num_threads(threads_) schedule(static)
     for (int64_t task = 0; task < lines * panels_; ++task) {
         const int64_t line = task / panels_, begin = task % panels_ * g_.nr;
-        T* const all = line ? static_cast<T*>(p_.hx) + (group.begin + line - 1) * p_.tokens * p_.width
-                            : group.first ? static_cast<T*>(p_.gx) : nullptr;
+        T* const all = line          ? static_cast<T*>(p_.hx) + (group.begin + line - 1) * p_.tokens * p_.width
+                       : group.first ? static_cast<T*>(p_.gx)
+                                     : nullptr;
         const T* const from = output(int(line), task % panels_);
         for (int64_t n = begin; all && n < std::min(tokens_, begin + g_.nr); ++n)
             for (int64_t i = 0; i < p_.width; ++i)

@@ -1,7 +1,7 @@
 // The first sweep over the vocabulary: logits and their tangents, and while they are in the cache their softmax.
 //
-// A task takes a block of the vocabulary for all tokens: it packs the block's rows of W and of every Wt, which serve all
-// tokens, and meets right-hand sides that were packed once. Blocks leave their own sums behind, which are merged
+// A task takes a block of the vocabulary for all tokens: it packs the block's rows of W and of every Wt, which serve
+// all tokens, and meets right-hand sides that were packed once. Blocks leave their own sums behind, which are merged
 // afterwards in a fixed order.
 #include "head_chunk.h"
 
@@ -76,8 +76,11 @@ void HeadChunk<T>::split_tangents(const Group& group) {
     if (p_.weight_t.empty()) return;
     weight_t_.assign(p_.weight_t.begin() + group.begin, p_.weight_t.begin() + group.begin + group.count);
     const GemmMatrix first = weight_t_[0];
-    const int64_t size = p_.vocabulary * p_.width, bytes = first.dtype == kFloat64 ? 8 : first.dtype == kFloat32 ? 4 : 2;
-    bool beside = group.count > 1 && first.depth_stride >= group.count && first.row_stride == first.depth_stride * p_.width;
+    const int64_t size = p_.vocabulary * p_.width, bytes = first.dtype == kFloat64   ? 8
+                                                           : first.dtype == kFloat32 ? 4
+                                                                                     : 2;
+    bool beside =
+        group.count > 1 && first.depth_stride >= group.count && first.row_stride == first.depth_stride * p_.width;
     for (int i = 0; i < group.count; ++i) {
         const GemmMatrix& one = weight_t_[size_t(i)];
         beside = beside && one.data == static_cast<const char*>(first.data) + i * bytes &&
@@ -143,9 +146,17 @@ LogitTile<T> HeadChunk<T>::logit_tile(const Group& group, int64_t block, int64_t
     T* const z = tile(0, row, panel, own);
     const T* const bias = static_cast<const T*>(p_.bias);
     const T* const bias_t = static_cast<const T*>(p_.bias_t);
-    return {z, tile(1, row, panel, own), tile(1, row, panel, own) - z, group.count, rows_of(block), labels,
-            bias ? bias + row : nullptr, bias_t ? bias_t + group.begin * p_.vocabulary + row : nullptr, p_.vocabulary,
-            T(p_.softcap), T(p_.logit_scale)};
+    return {z,
+            tile(1, row, panel, own),
+            tile(1, row, panel, own) - z,
+            group.count,
+            rows_of(block),
+            labels,
+            bias ? bias + row : nullptr,
+            bias_t ? bias_t + group.begin * p_.vocabulary + row : nullptr,
+            p_.vocabulary,
+            T(p_.softcap),
+            T(p_.logit_scale)};
 }
 
 template <class T>
@@ -166,9 +177,9 @@ void HeadChunk<T>::first_block(const Group& group, int64_t block, T* left) {
         int64_t labels[kMostPanel];
         const LogitTile<T> logits = logit_tile(group, block, panel, labels, own);
         const int64_t at = panel * g_.nr;
-        const TileSums<T> sums = {line(largest_, block) + at, line(sum_, block) + at,
-                                  line(dots_, block * plan_.streams) + at, chosen_.data() + at, chosen_t_.data() + at,
-                                  plan_.tokens};
+        const TileSums<T> sums = {
+            line(largest_, block) + at, line(sum_, block) + at, line(dots_, block * plan_.streams) + at,
+            chosen_.data() + at,        chosen_t_.data() + at,  plan_.tokens};
         if (group.first) t_.soften(logits, sums);
         t_.tangents(logits, sums);
     }
@@ -198,7 +209,8 @@ void HeadChunk<T>::merge(const Group& group, int64_t panel) {
         share_[size_t(n)] = T(1.0 / total[n - begin]);
         for (int64_t b = 0; b < blocks_; ++b) line(largest_, b)[n] *= T(scale / total[n - begin]);
         if (n < tokens_)
-            static_cast<T*>(p_.nll)[first_ + n] = T(most[n - begin] - double(chosen_[size_t(n)]) + std::log(total[n - begin]));
+            static_cast<T*>(p_.nll)[first_ + n] =
+                T(most[n - begin] - double(chosen_[size_t(n)]) + std::log(total[n - begin]));
     }
     for (int i = 0; i < group.count; ++i)
         for (int64_t n = begin; n < std::min(end, tokens_); ++n) {

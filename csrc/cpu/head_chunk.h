@@ -25,12 +25,12 @@ struct HeadPlan {
 
 template <class T>
 class HeadChunk {
- public:
+   public:
     HeadChunk(const HeadProblem& problem, const HeadPlan& plan, const GemmTable<T>& gemm,
               const CrossEntropyTable<T>& table, int threads);
     void run(int64_t first, int64_t tokens);
 
- private:
+   private:
     static constexpr int64_t kDepth = 256;  // a right-hand panel of it fits the first cache
     static constexpr int64_t kMostPanel = 64;
 
@@ -74,7 +74,9 @@ class HeadChunk {
         T* const super = logits_.get() + (line * whole(p_.vocabulary) + top) * plan_.tokens;
         return super + (panel * room(row) + row - top) * g_.nr;
     }
-    T* columns(int line, int64_t panel) const { return columns_.get() + (line * plan_.tokens + panel * g_.nr) * p_.width; }
+    T* columns(int line, int64_t panel) const {
+        return columns_.get() + (line * plan_.tokens + panel * g_.nr) * p_.width;
+    }
     T* rows(int line) const { return rows_.get() + line * plan_.tokens * wide_; }
     T* output(int line, int64_t panel) const { return outputs_.get() + (line * plan_.tokens + panel * g_.nr) * wide_; }
     T* line(std::vector<T>& all, int64_t number) const { return all.data() + number * plan_.tokens; }
@@ -84,20 +86,20 @@ class HeadChunk {
     const GemmTable<T>& g_;
     const CrossEntropyTable<T>& t_;
     const int threads_;
-    const int64_t blocks_;         // of the vocabulary
-    const int64_t wide_;           // the width, made whole panels and whole micro-tiles
-    int64_t strip_, left_size_;    // rows of one task of add_inputs; elements of scratch of a thread
+    const int64_t blocks_;       // of the vocabulary
+    const int64_t wide_;         // the width, made whole panels and whole micro-tiles
+    int64_t strip_, left_size_;  // rows of one task of add_inputs; elements of scratch of a thread
     int64_t first_ = 0, tokens_ = 0, panels_ = 0;
     Scratch<T> logits_, left_;
     std::vector<GemmMatrix> weight_t_;  // of the group's streams
-    Scratch<char> tangents_;            // where they lie if those of the problem lie element by element beside each other
+    Scratch<char> tangents_;       // where they lie if those of the problem lie element by element beside each other
     Scratch<T> columns_;           // x and the group's xt as right-hand sides whose depth is the width
     Scratch<T> rows_;              // the same, times the tokens' weights, with the tokens as depth
     Scratch<T> outputs_;           // gx and the group's hx, in tiles
     std::vector<int64_t> labels_;  // of the chunk's tokens; -1 past the last
     std::vector<T> weights_;       // 0 past the last
-    std::vector<T> largest_, sum_, dots_;                          // a line of tokens per block (and stream)
-    std::vector<double> merged_;                                   // sums of dots_, a line of tokens per stream
+    std::vector<T> largest_, sum_, dots_;                                  // a line of tokens per block (and stream)
+    std::vector<double> merged_;                                           // sums of dots_, a line of tokens per stream
     std::vector<T> top_, share_, mean_, chosen_, chosen_t_, label_share_;  // a line of tokens (per stream)
 };
 

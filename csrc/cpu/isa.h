@@ -33,11 +33,11 @@ int isa_index(const std::string& name);
 #define FU_AVX512_TABLE(op) nullptr
 #define FU_AVX512_EXTERN(Type, op)
 #endif
-#define FU_ISA_TABLES(Type, op)                                                                     \
-    extern const Type op##_portable;                                                                \
-    FU_AVX2_EXTERN(Type, op)                                                                        \
-    FU_AVX512_EXTERN(Type, op)                                                                      \
-    static const Type& op##_of(const std::string& name) {                                           \
-        const Type* const tables[] = {&op##_portable, FU_AVX2_TABLE(op), FU_AVX512_TABLE(op)};      \
-        return *tables[isa_index(name)];                                                            \
+#define FU_ISA_TABLES(Type, op)                                                                \
+    extern const Type op##_portable;                                                           \
+    FU_AVX2_EXTERN(Type, op)                                                                   \
+    FU_AVX512_EXTERN(Type, op)                                                                 \
+    static const Type& op##_of(const std::string& name) {                                      \
+        const Type* const tables[] = {&op##_portable, FU_AVX2_TABLE(op), FU_AVX512_TABLE(op)}; \
+        return *tables[isa_index(name)];                                                       \
     }

@@ -13,8 +13,8 @@ FU_ISA_TABLES(CrossEntropyKernels, cross_entropy)
 FU_ISA_TABLES(GemmKernels, gemm_kernels)
 namespace {
 
-constexpr int64_t kMostTokens = 512;          // packing W costs little beside products with as many
-constexpr int64_t kBlockBytes = 400 << 10;    // a block's logits and tangents: they stay in the second cache
+constexpr int64_t kMostTokens = 512;        // packing W costs little beside products with as many
+constexpr int64_t kBlockBytes = 400 << 10;  // a block's logits and tangents: they stay in the second cache
 constexpr int64_t kLeastRows = 48;
 constexpr int64_t kSuperRows = 2304;
 

@@ -20,7 +20,8 @@ constexpr int64_t kRows = 8;
 int64_t size_of(int stored) { return stored == kStoredFloat32 ? 4 : stored == kStoredBFloat16 ? 2 : 1; }
 
 void check(const LowRankProblem& p, int threads) {
-    if (p.stored < kStoredFloat32 || p.stored > kStoredInt8) throw std::invalid_argument("unknown dtype of stored rows");
+    if (p.stored < kStoredFloat32 || p.stored > kStoredInt8)
+        throw std::invalid_argument("unknown dtype of stored rows");
     if (p.blocks < 0 || p.rows < 0 || p.width < 0 || p.k < 1) throw std::invalid_argument("sizes must not be negative");
     if (threads < 1) throw std::invalid_argument("threads must be at least 1");
 }

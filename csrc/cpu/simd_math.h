@@ -16,10 +16,10 @@ struct Bits<float> {
     typedef int32_t lane;
     typedef int32_t type __attribute__((vector_size(FU_BYTES)));
     static constexpr int kMantissa = 23;
-    static constexpr int32_t kOne = 0x3f800000;                  // the bits of 1
-    static constexpr float kRound = 12582912.0f;                 // 1.5 * 2^23: adding it rounds to a whole number
-    static constexpr float kLowest = -87.3f;                     // exp of it is still a normal number
-    static constexpr float kLn2High = 0.693145751953125f;        // its low bits are 0: n * kLn2High is exact
+    static constexpr int32_t kOne = 0x3f800000;            // the bits of 1
+    static constexpr float kRound = 12582912.0f;           // 1.5 * 2^23: adding it rounds to a whole number
+    static constexpr float kLowest = -87.3f;               // exp of it is still a normal number
+    static constexpr float kLn2High = 0.693145751953125f;  // its low bits are 0: n * kLn2High is exact
     static constexpr float kLn2Low = 1.428606820309417e-6f;
     static constexpr int kExpTerms = 7;
     static constexpr int kLogTerms = 8;
@@ -120,20 +120,20 @@ template <class T>
 // exp(t^2) erfc(t) for 0 <= t <= 1e4: (t + a) times it is smooth in s = (t - a) / (t + a) on [-1, 1]; the
 // polynomials are Chebyshev fits of that function, converted to powers (their own error: 1.3e-8 and 1e-17).
 [[maybe_unused]] inline Vector<float>::type scaled_erfc(Vector<float>::type t) {
-    static constexpr float c[] = {1.021582714f,    -0.6871606374f,  0.279471467f,     -0.03644333886f,
-                                  -0.02150325237f, 0.006486903836f, 0.003058314322f,  -0.0008613409769f,
+    static constexpr float c[] = {1.021582714f,      -0.6871606374f,  0.279471467f,    -0.03644333886f,
+                                  -0.02150325237f,   0.006486903836f, 0.003058314322f, -0.0008613409769f,
                                   -0.0005987654241f, 7.320375389e-5f, 8.432239439e-5f};
     const Vector<float>::type inverse = 1.0f / (t + 2.0f);
     return polynomial<float>((t - 2.0f) * inverse, c) * inverse;
 }
 [[maybe_unused]] inline Vector<double>::type scaled_erfc(Vector<double>::type t) {
     static constexpr double c[] = {
-        1.0740069070883397,        -0.8833944531698834613,    0.5902283571041023341,     -0.3104672619005832225,
-        0.1195277612872676707,     -0.02682723462405141569,   -0.001212416626845832022,  0.003034061996058138202,
-        -0.000548309694376583631,  -0.0002767778140221409708, 0.0001075614957280027691,  0.00003039805158572680839,
-        -0.00001747057989836711244, -4.749028276103575212e-6, 2.765393484358929164e-6,   9.988170142910974006e-7,
-        -4.079558854637970061e-7,  -2.338536800914052436e-7,  4.60579001942485148e-8,    5.118242197012069813e-8,
-        -9.818356605591901287e-10, -8.693774269035828204e-9,  -9.783136387840650973e-10, 8.110687296189992939e-10,
+        1.0740069070883397,         -0.8833944531698834613,    0.5902283571041023341,     -0.3104672619005832225,
+        0.1195277612872676707,      -0.02682723462405141569,   -0.001212416626845832022,  0.003034061996058138202,
+        -0.000548309694376583631,   -0.0002767778140221409708, 0.0001075614957280027691,  0.00003039805158572680839,
+        -0.00001747057989836711244, -4.749028276103575212e-6,  2.765393484358929164e-6,   9.988170142910974006e-7,
+        -4.079558854637970061e-7,   -2.338536800914052436e-7,  4.60579001942485148e-8,    5.118242197012069813e-8,
+        -9.818356605591901287e-10,  -8.693774269035828204e-9,  -9.783136387840650973e-10, 8.110687296189992939e-10,
         1.642114301694298555e-10};
     const Vector<double>::type inverse = 1.0 / (t + 3.0);
     return polynomial<double>((t - 3.0) * inverse, c) * inverse;

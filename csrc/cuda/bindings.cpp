@@ -36,8 +36,13 @@ void require(bool condition, const char* message) {
 using SideTuple = std::tuple<std::uintptr_t, int64_t, std::uintptr_t, int64_t, std::uintptr_t, int64_t, int64_t>;
 
 fu::GramSide side_of(const SideTuple& s) {
-    return {at<const void>(std::get<0>(s)), std::get<1>(s), at<const void>(std::get<2>(s)),
-            std::get<3>(s), at<const int32_t>(std::get<4>(s)), std::get<5>(s), std::get<6>(s)};
+    return {at<const void>(std::get<0>(s)),
+            std::get<1>(s),
+            at<const void>(std::get<2>(s)),
+            std::get<3>(s),
+            at<const int32_t>(std::get<4>(s)),
+            std::get<5>(s),
+            std::get<6>(s)};
 }
 
 cudaStream_t stream_at(std::uintptr_t address) { return reinterpret_cast<cudaStream_t>(address); }
@@ -59,13 +64,15 @@ void define_explicit_rows(py::module_& m) {
     m.def("rows_times_vector", [](const RowsTuple& rows, std::uintptr_t v, std::uintptr_t scratch, std::uintptr_t out,
                                   std::uintptr_t stream) {
         check(fu::rows_times_vector(rows_of(rows), at<const float>(v), at<float>(scratch), at<float>(out),
-                                    stream_at(stream)), "rows_times_vector");
+                                    stream_at(stream)),
+              "rows_times_vector");
     });
-    m.def("vector_times_rows", [](const RowsTuple& rows, std::uintptr_t coefficients, std::uintptr_t out, bool add,
-                                  std::uintptr_t stream) {
-        check(fu::vector_times_rows(rows_of(rows), at<const float>(coefficients), at<float>(out), add,
-                                    stream_at(stream)), "vector_times_rows");
-    });
+    m.def("vector_times_rows",
+          [](const RowsTuple& rows, std::uintptr_t coefficients, std::uintptr_t out, bool add, std::uintptr_t stream) {
+              check(fu::vector_times_rows(rows_of(rows), at<const float>(coefficients), at<float>(out), add,
+                                          stream_at(stream)),
+                    "vector_times_rows");
+          });
 }
 
 void define_small_cholesky(py::module_& m) {
@@ -77,7 +84,8 @@ void define_small_cholesky(py::module_& m) {
         require(size <= fu::small_cholesky_most(dtype), "the systems are too large for shared memory");
         require(count == 0 || (a && rhs && info), "a, rhs and info must be given");
         check(fu::small_cholesky_solve(dtype, at<const void>(a), at<void>(rhs), at<int32_t>(info), shift, count, size,
-                                       columns, stream_at(stream)), "small_cholesky_solve");
+                                       columns, stream_at(stream)),
+              "small_cholesky_solve");
     });
 }
 
@@ -87,8 +95,12 @@ void define_weighted_gradient(py::module_& m) {
                                   int64_t d_in, int64_t d_out, std::uintptr_t stream) {
         require(tokens >= 0 && d_in >= 0 && d_out >= 0, "tokens and widths must not be negative");
         require(tokens == 0 || d_in == 0 || d_out == 0 || (x && g && out), "x, g and out must be given");
-        const fu::WeightedGradient problem = {dtype, at<const void>(x), x_stride, at<const void>(g), g_stride,
-                                              at<const void>(weights), at<void>(out), out_stride, tokens, d_in, d_out};
+        const fu::WeightedGradient problem = {dtype,         at<const void>(x),
+                                              x_stride,      at<const void>(g),
+                                              g_stride,      at<const void>(weights),
+                                              at<void>(out), out_stride,
+                                              tokens,        d_in,
+                                              d_out};
         check(fu::weighted_gradient(problem, stream_at(stream)), "weighted_gradient");
     });
 }
@@ -112,8 +124,8 @@ PYBIND11_MODULE(_cuda, m) {
     define_weighted_gradient(m);
     m.def("ghost_gram", [](int dtype, int64_t d_in, int64_t d_out, const SideTuple& first, const SideTuple& second,
                            bool symmetric, bool bias, std::uintptr_t out, std::uintptr_t stream) {
-        const fu::GramProblem problem = {dtype,     d_in, d_out, side_of(first), side_of(second),
-                                         symmetric, bias, at<double>(out)};
+        const fu::GramProblem problem = {dtype,           d_in,      d_out, side_of(first),
+                                         side_of(second), symmetric, bias,  at<double>(out)};
         require(d_in >= 1 && d_out >= 1, "x and g need at least one column");
         for (const fu::GramSide* side : {&problem.first, &problem.second}) {
             require(side->tokens >= 0 && side->samples >= 0, "tokens and samples must not be negative");

@@ -76,8 +76,8 @@ __global__ void finish_kernel(const float* scratch, int64_t parts, int64_t count
 }
 
 template <class S, int kWide>
-__global__ void __launch_bounds__(kThreads) transposed_kernel(const ExplicitRows g, const float* coefficients,
-                                                              float* out, bool add) {
+__global__ void __launch_bounds__(kThreads)
+    transposed_kernel(const ExplicitRows g, const float* coefficients, float* out, bool add) {
     __shared__ float held[kHeld];
     const S* rows = static_cast<const S*>(g.rows);
     const int64_t groups = g.scales ? (g.width + g.group - 1) / g.group : 0;

@@ -9,9 +9,9 @@
 namespace fu {
 namespace {
 
-constexpr int kTile = 64;     // tokens on each side of a tile
-constexpr int kSlab = 16;     // part of d at a time
-constexpr int kSide = 16;     // threads on each side of a block
+constexpr int kTile = 64;             // tokens on each side of a tile
+constexpr int kSlab = 16;             // part of d at a time
+constexpr int kSide = 16;             // threads on each side of a block
 constexpr int kEach = kTile / kSide;  // tokens on each side of a thread's share
 constexpr int kThreads = kSide * kSide;
 constexpr int kMostRowTiles = 65535;  // limit of gridDim.y
@@ -77,8 +77,10 @@ __global__ void __launch_bounds__(kThreads) ghost_gram_kernel(const GramProblem 
     if (threadIdx.x < columns) column_owner[threadIdx.x] = p.second.owner[column + threadIdx.x];
 
     T inputs[kEach][kEach], gradients[kEach][kEach];
-    multiply<S, T>(s, p.first.x, p.first.x_stride, row, rows, p.second.x, p.second.x_stride, column, columns, p.d_in, inputs);
-    multiply<S, T>(s, p.first.g, p.first.g_stride, row, rows, p.second.g, p.second.g_stride, column, columns, p.d_out, gradients);
+    multiply<S, T>(s, p.first.x, p.first.x_stride, row, rows, p.second.x, p.second.x_stride, column, columns, p.d_in,
+                   inputs);
+    multiply<S, T>(s, p.first.g, p.first.g_stride, row, rows, p.second.g, p.second.g_stride, column, columns, p.d_out,
+                   gradients);
     __syncthreads();  // the slabs give way to the tile
     const T shift = p.bias ? T(1) : T(0);
     const int ty = threadIdx.x / kSide, tx = threadIdx.x % kSide;

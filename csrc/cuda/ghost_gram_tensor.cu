@@ -15,11 +15,11 @@ using namespace nvcuda;
 
 constexpr int kTile = 128;
 constexpr int kSlab = 32;
-constexpr int kRow = kSlab + 8;       // numbers from one row of a slab to the next: spreads rows over the banks
+constexpr int kRow = kSlab + 8;  // numbers from one row of a slab to the next: spreads rows over the banks
 constexpr int kStages = 3;
 constexpr int kThreads = 256;
-constexpr int kPitch = kTile + 4;     // of the finished tile, in floats
-constexpr int kDown = 4, kAcross = 2; // fragments of a warp: 64 x 32 tokens; warps are 2 x 4
+constexpr int kPitch = kTile + 4;      // of the finished tile, in floats
+constexpr int kDown = 4, kAcross = 2;  // fragments of a warp: 64 x 32 tokens; warps are 2 x 4
 constexpr int kMostRowTiles = 65535;
 
 constexpr int kSlabBytes = kStages * 2 * kTile * kRow * 2;
@@ -87,7 +87,8 @@ __device__ void multiply(S* slabs, const Operand& a, const Operand& b, int64_t w
 #pragma unroll
             for (int i = 0; i < kDown; ++i) wmma::load_matrix_sync(one[i], rows + (top + i * 16) * kRow + k, kRow);
 #pragma unroll
-            for (int j = 0; j < kAcross; ++j) wmma::load_matrix_sync(two[j], columns + (left + j * 16) * kRow + k, kRow);
+            for (int j = 0; j < kAcross; ++j)
+                wmma::load_matrix_sync(two[j], columns + (left + j * 16) * kRow + k, kRow);
 #pragma unroll
             for (int i = 0; i < kDown; ++i)
 #pragma unroll

@@ -21,11 +21,17 @@ __device__ inline float widen(int8_t v) { return float(v); }
 template <class S>
 __device__ inline S narrow(float v);
 template <>
-__device__ inline float narrow<float>(float v) { return v; }
+__device__ inline float narrow<float>(float v) {
+    return v;
+}
 template <>
-__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float v) { return __float2bfloat16_rn(v); }
+__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float v) {
+    return __float2bfloat16_rn(v);
+}
 template <>
-__device__ inline __half narrow<__half>(float v) { return __float2half_rn(v); }
+__device__ inline __half narrow<__half>(float v) {
+    return __float2half_rn(v);
+}
 #endif
 
 // Whether rows of `stride` numbers of `bytes` each can be read 16 bytes at a time.

@@ -31,8 +31,8 @@ __device__ inline void add_columns(const T* tile, const GramProblem& p, const in
         double total = 0;
         do total += double(tile[r * kPitch + c++]);
         while (c < columns && column_owner[c] == j);
-        if (p.symmetric && j < i) continue;                        // the mirror is there
-        if (p.symmetric && j == i && !diagonal) total += total;    // the tile left of the diagonal is skipped
+        if (p.symmetric && j < i) continue;                      // the mirror is there
+        if (p.symmetric && j == i && !diagonal) total += total;  // the tile left of the diagonal is skipped
         atomicAdd(p.out + int64_t(i) * p.second.samples + j, total);
     }
 }

@@ -8,8 +8,8 @@ namespace {
 constexpr int kThreads = 128;
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) solve_kernel(const T* a, T* rhs, int32_t* info, T shift, int size,
-                                                         int64_t columns) {
+__global__ void __launch_bounds__(kThreads)
+    solve_kernel(const T* a, T* rhs, int32_t* info, T shift, int size, int64_t columns) {
     extern __shared__ __align__(16) unsigned char shared[];
     __shared__ int failed;
     T* l = reinterpret_cast<T*>(shared);
@@ -25,8 +25,10 @@ __global__ void __launch_bounds__(kThreads) solve_kernel(const T* a, T* rhs, int
     for (int j = 0; j < size; ++j) {
         if (threadIdx.x == 0) {
             const T pivot = l[j * pitch + j];
-            if (pivot > T(0)) l[j * pitch + j] = sqrt(pivot);  // false for NaN too
-            else failed = j + 1;
+            if (pivot > T(0))
+                l[j * pitch + j] = sqrt(pivot);  // false for NaN too
+            else
+                failed = j + 1;
         }
         __syncthreads();
         if (failed) break;

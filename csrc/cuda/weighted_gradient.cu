@@ -15,9 +15,9 @@ constexpr int kMostRowTiles = 65535;
 
 // ---- tensor cores ----
 constexpr int kTile = 128;
-constexpr int kSlab = 32;              // tokens at a time
-constexpr int kRow = kTile + 8;        // numbers from one token to the next in shared memory
-constexpr int kDown = 4, kAcross = 2;  // fragments of a warp: 64 x 32 of out; warps are 2 x 4
+constexpr int kSlab = 32;                              // tokens at a time
+constexpr int kRow = kTile + 8;                        // numbers from one token to the next in shared memory
+constexpr int kDown = 4, kAcross = 2;                  // fragments of a warp: 64 x 32 of out; warps are 2 x 4
 constexpr int kPieces = kSlab * kTile / 8 / kThreads;  // 16-byte pieces of one slab of one operand per thread
 
 template <class S>
@@ -153,8 +153,8 @@ dim3 tiles(const WeightedGradient& p, int size) {
 
 template <class S>
 cudaError_t launch_tensor(const WeightedGradient& p, cudaStream_t stream) {
-    tensor_kernel<S><<<tiles(p, kTile), kThreads, 0, stream>>>(p, aligned16(p.x, p.x_stride, 2),
-                                                               aligned16(p.g, p.g_stride, 2));
+    tensor_kernel<S>
+        <<<tiles(p, kTile), kThreads, 0, stream>>>(p, aligned16(p.x, p.x_stride, 2), aligned16(p.g, p.g_stride, 2));
     return cudaGetLastError();
 }
 

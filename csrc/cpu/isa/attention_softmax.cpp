@@ -72,8 +72,8 @@ inline typename Vector<T>::type capped(typename Vector<T>::type z, const T* u) {
 }
 
 template <class T>
-void online_tangent(TileSize size, T* z, const T* u, const T* p, const T* total, const T* correction,
-                    const T* kept, T* mean, T* shift, T* rest) {
+void online_tangent(TileSize size, T* z, const T* u, const T* p, const T* total, const T* correction, const T* kept,
+                    T* mean, T* shift, T* rest) {
     using V = typename Vector<T>::type;
     const V zero = {};
     for (int64_t c = 0; c < size.columns; c += kLanes<T>) {

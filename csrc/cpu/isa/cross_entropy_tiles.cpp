@@ -80,7 +80,7 @@ void soften(const LogitTile<T>& tile, const TileSums<T>& sums) {
             most = one > most ? one : most;
         }
         most = most > kLowest<T> ? most : splat<T>(kLowest<T>);  // where all are -infinity, exp is 0 and not NaN
-        if (capped) {  // phi grows with its argument
+        if (capped) {                                            // phi grows with its argument
             most = bend(most, tile).z;
             for (int64_t r = 0; r < tile.rows; ++r)
                 total += exp_negative<T>(bend(load(z + r * kPanel<T>), tile).z - most);

@@ -59,8 +59,7 @@ struct GeluTanh {
         const V w1 = scale * (T(1) + T(3) * cubic * square), w2 = T(6) * scale * cubic * near;
         const Sigmoid<T> s = sigmoid<T>(w);
         const V both = s.here * s.there, first = both * w1;
-        return {x * s.here, s.here + near * first,
-                T(2) * first + near * both * (w2 + (s.there - s.here) * w1 * w1)};
+        return {x * s.here, s.here + near * first, T(2) * first + near * both * (w2 + (s.there - s.here) * w1 * w1)};
     }
 };
 struct Relu {
@@ -127,10 +126,9 @@ void fill_values(const S* from, int64_t n, T missing, T* to) {
 template <class S, class T>
 void fill(int kind, const S* gate, const S* up, int64_t n, Chunk<T>& c) {
     using Fill = void (*)(const S*, int64_t, Chunk<T>&);
-    static constexpr Fill kinds[] = {
-        fill_kind<S, T, Silu>, fill_kind<S, T, Gelu>,  fill_kind<S, T, GeluTanh>, fill_kind<S, T, QuickGelu>,
-        fill_kind<S, T, Relu>, fill_kind<S, T, Relu2>, fill_kind<S, T, Logistic>, fill_kind<S, T, Tanh>,
-        fill_kind<S, T, Softplus>};
+    static constexpr Fill kinds[] = {fill_kind<S, T, Silu>,      fill_kind<S, T, Gelu>, fill_kind<S, T, GeluTanh>,
+                                     fill_kind<S, T, QuickGelu>, fill_kind<S, T, Relu>, fill_kind<S, T, Relu2>,
+                                     fill_kind<S, T, Logistic>,  fill_kind<S, T, Tanh>, fill_kind<S, T, Softplus>};
     kinds[kind](gate, n, c);
     fill_values<S, T>(up, n, T(1), c.up);
 }

@@ -47,8 +47,9 @@ void pack(int dtype, const void* source, int64_t row_stride, int64_t depth_strid
         for (int64_t k = 0; k < depth; k += kStep) {
             const int64_t some = depth - k < kStep ? depth - k : kStep;
             const char* from = static_cast<const char*>(source) + (row * row_stride + k * depth_stride) * size;
-            FU_JOIN(gemm_kernels_, FU_ISA).f32.pack(dtype, from, row_stride, depth_stride,
-                                                    rows - row < panel ? rows - row : panel, some, panel, wide);
+            FU_JOIN(gemm_kernels_, FU_ISA)
+                .f32.pack(dtype, from, row_stride, depth_stride, rows - row < panel ? rows - row : panel, some, panel,
+                          wide);
             for (int64_t i = some * panel; i < (some + 1) * panel; ++i) wide[i] = 0;  // an odd depth ends with 0
             for (int64_t i = 0; i < some; i += 2) {
                 for (int part = 0; part < (kSplit ? 2 : 1); ++part, to += panel)
@@ -102,7 +103,8 @@ __attribute__((target("avx512bf16"))) void product(const float* a, int64_t rows,
             alignas(64) float all[kRows * kColumns];
             for (int r = 0; r < kRows; ++r)
                 for (int v = 0; v < kVectors; ++v) _mm512_store_ps(all + r * kColumns + v * kLanes, sums.at[r][v]);
-            const int64_t height = rows - i < kRows ? rows - i : kRows, width = columns - j < kColumns ? columns - j : kColumns;
+            const int64_t height = rows - i < kRows ? rows - i : kRows,
+                          width = columns - j < kColumns ? columns - j : kColumns;
             for (int64_t r = 0; r < height; ++r) {
                 float* const to = c + (i + r) * ldc + j;
                 for (int64_t s = 0; s < width; ++s) to[s] = (accumulate ? to[s] : 0.0f) + all[r * kColumns + s];
