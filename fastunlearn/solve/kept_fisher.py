@@ -123,17 +123,31 @@ class KeptFisher:
         """Reads what :meth:`save` wrote. Raises InvalidInputError for any other, or a damaged, file."""
         if not Path(path).is_file():
             raise InvalidInputError(f"kept_fisher: there is no file {path}; make one with `fastunlearn keep-fisher`")
+        found = None
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 about = json.loads((file.metadata() or {}).get("fastunlearn", "{}"))
-                if about.get("format") != FORMAT:
-                    raise InvalidInputError(f"kept_fisher: {path} is not a Fisher that fastunlearn kept")
-                vectors = {name: file.get_tensor(f"vectors.{name}") for name in about["parameters"]}
-                core = file.get_tensor("core")
-                facts = [about[name] for name in ("damping", "samples", "kind", "weights")]
-        except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+                if isinstance(about, dict) and about.get("format") == FORMAT:
+                    vectors = {name: file.get_tensor(f"vectors.{name}") for name in about["parameters"]}
+                    facts = [about[name] for name in ("damping", "samples", "kind", "weights")]
+                    found = cls(vectors, file.get_tensor("core"), *facts)
+                    found._check()
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InvalidInputError(f"kept_fisher: {path} is damaged ({error}); keep the Fisher again") from error
-        return cls(vectors, core, *facts)
+        if found is None:
+            raise InvalidInputError(f"kept_fisher: {path} is not a Fisher that fastunlearn kept")
+        return found
+
+    def _check(self) -> None:
+        """Raises ValueError where the parts of a file do not go together."""
+        check_damping(self.damping)
+        if type(self.samples) is not int or self.samples < 1:
+            raise ValueError(f"samples is {self.samples!r}")
+        rank = self.core.shape[0]
+        if self.core.shape != (rank, rank) or not bool(torch.isfinite(self.core).all()):
+            raise ValueError("its core is no finite square matrix")
+        if any(u.shape[0] != rank for u in self.vectors.values()):
+            raise ValueError(f"its vectors are not {rank}, as its core wants")
 
 
 def keep_fisher(
