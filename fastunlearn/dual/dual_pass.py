@@ -21,6 +21,7 @@ from .functions import followed_functions
 from .mode import DualMode, as_loss
 from .modules import ModuleRules
 from .patches import replaced_forwards
+from .rotary import RotaryRules
 from .rules.output_layer import DeferredLoss, Head, weighted_tokens
 from .values import Dual
 
@@ -58,7 +59,7 @@ class DualPass:
         self.model = model
         self._memory, self._reversing = memory, reversing
         memory_budget(memory, 0)
-        self._modules = ModuleRules(model)
+        self._modules, self._rotary = ModuleRules(model), RotaryRules(model)
         self._blocks = repeated_blocks(model)
         self.parameters = dict(parameters)
         self._loss = loss
@@ -173,7 +174,8 @@ class DualPass:
             (block, lambda own, i=i: block_forward(mode, own, i, policy, contexts[i]))
             for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
-        with _without_cache(self.model), replaced_forwards(replacements), followed_functions(mode):
+        forwards, rotary = replaced_forwards(replacements), self._rotary.replaced(mode)
+        with _without_cache(self.model), forwards, rotary, followed_functions(mode):
             yield
 
     def _forward(self, mode: DualMode, batch: Any) -> Dual:

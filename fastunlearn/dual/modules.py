@@ -20,7 +20,7 @@ from .rules.activation import activate
 from .rules.norm import dual_norm
 from .values import Dual
 
-__all__ = ["ModuleRules"]
+__all__ = ["ModuleRules", "agree"]
 
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5}  # norms compute in float32 inside; half types: 2e-2
 _EXACT = 1e-12  # of activations in float64: Bloom's GELU has a constant of eight digits and is left alone there
@@ -28,7 +28,8 @@ _EXACT = 1e-12  # of activations in float64: Bloom's GELU has a constant of eigh
 Rule = Callable[[Any, Dual], Any]
 
 
-def _agree(own: Tensor, found: Tensor, exact: bool = False) -> bool:
+def agree(own: Tensor, found: Tensor, exact: bool = False) -> bool:
+    """Whether an operation's result is that of the model's own code, to the rounding of their dtype."""
     if own.shape != found.shape or own.dtype != found.dtype:
         return False
     scale = own.abs().max().clamp_min(1e-30)
@@ -69,7 +70,7 @@ def _checked_rule(module: nn.Module, own: Callable, x: Tensor) -> Rule | None:
         return None
     if kind is not None:
         found = activation_op.dual_forward(x, None, kind)[0]
-        return (lambda mode, value: activate(value, kind)) if _agree(result, found, True) else None
+        return (lambda mode, value: activate(value, kind)) if agree(result, found, True) else None
     eps = epsilon_of(module)
     weight = module.weight
     if eps is None or weight.dtype != x.dtype or x.shape[-1] != weight.shape[0]:
@@ -77,6 +78,6 @@ def _checked_rule(module: nn.Module, own: Callable, x: Tensor) -> Rule | None:
     for offset in (0.0, 1.0):
         rows = x.reshape(-1, x.shape[-1])
         found, _ = norm_op.rms_norm_dual_forward(rows, None, weight.detach(), None, eps, offset)
-        if _agree(result, found.view(x.shape)):
+        if agree(result, found.view(x.shape)):
             return lambda mode, value: dual_norm(mode, value, mode.lookup(weight, True), None, eps, offset, False)
     return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops import _memory as fresh
 
 from .base import LinearOperator
 from .batches import Batches, Part
@@ -163,11 +164,12 @@ class CurvatureOperator(LinearOperator):
     def matmat(self, vectors: dict[str, Tensor]) -> dict[str, Tensor]:
         k = next(iter(vectors.values())).shape[0]
         out = self.space.zeros(k)
-        for low in range(0, k, self.vectors_at_once):
-            some = slice(low, low + self.vectors_at_once)
-            tangents = self.walk.tangents({name: tensor[some] for name, tensor in vectors.items()})
-            sums = out.rows(some)
-            rest = self.walk.average(functools.partial(self.accumulate, tangents=tangents, out=sums))
-            if rest != 1.0:
-                sums.flat.div_(rest)
+        with fresh.reuse():
+            for low in range(0, k, self.vectors_at_once):
+                some = slice(low, low + self.vectors_at_once)
+                tangents = self.walk.tangents({name: tensor[some] for name, tensor in vectors.items()})
+                sums = out.rows(some)
+                rest = self.walk.average(functools.partial(self.accumulate, tangents=tangents, out=sums))
+                if rest != 1.0:
+                    sums.flat.div_(rest)
         return out

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import BackendUnavailableError
+from fastunlearn.ops import _memory as fresh
 from fastunlearn.ops._dispatch import choose_backend, extension
 
 #: The dtypes that the pointwise kernels have, and their numbers there (csrc/cpu/kernels.h). float16 has none: it
@@ -68,7 +69,7 @@ def separate(value: Tensor | None) -> Tensor | None:
     apart = value.stride(2)
     if apart < count or value.stride(1) != apart * columns or value.numel() == 0:
         return value
-    copy = torch.empty(count, rows, columns, dtype=value.dtype)
+    copy = fresh.empty((count, rows, columns), value.dtype)
     extension("cpu").split_streams(
         value.data_ptr(), rows * columns, apart, count, value.element_size(), copy.data_ptr(), torch.get_num_threads()
     )

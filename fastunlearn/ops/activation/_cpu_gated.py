@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastunlearn.ops import _memory as fresh
 from fastunlearn.ops._cpu_streams import DTYPES, rows, stream
 from fastunlearn.ops._dispatch import cpu_isa, extension
 
@@ -34,7 +35,7 @@ def dual_forward(
     """(y, yt); ``isa`` names the instruction set (None: the best that is live)."""
     k = next((len(t) for t in (gate_t, up_t) if t is not None), 0)
     y = torch.empty(gate.shape, dtype=gate.dtype)
-    yt = torch.empty((k, *gate.shape), dtype=gate.dtype) if k else None
+    yt = fresh.empty((k, *gate.shape), gate.dtype) if k else None
     if gate.numel():
         sizes, views = _view([gate, up, gate_t, up_t], [0, 0, 1, 1])
         results = (y.view(*sizes), yt.view(k, *sizes) if k else None)
@@ -61,7 +62,7 @@ def dual_backward(
     bent = g is not None and (gate_t is not None or up_t is not None)
 
     def empty(wanted: bool, *lead: int) -> Tensor | None:
-        return torch.empty((*lead, *gate.shape), dtype=gate.dtype) if wanted else None
+        return fresh.empty((*lead, *gate.shape), gate.dtype) if wanted else None
 
     g_gate, g_up = empty(g is not None), empty(g is not None and gated)
     h_gate = empty(h is not None or bent, k)

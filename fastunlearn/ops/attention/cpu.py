@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastunlearn.ops import _memory as fresh
 from fastunlearn.ops._dispatch import cpu_isa, extension
 
 from ._arguments import AttentionSpec, Statistics, accumulator
@@ -56,7 +57,7 @@ class _Call:
         return _addresses(*contiguous)
 
     def out(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.wide)
+        return fresh.empty(shape, self.wide)
 
     def narrow(self, *results: Tensor) -> tuple[Tensor, ...]:
         return tuple(x.to(self.dtype) for x in results)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from fastunlearn.errors import BackendUnavailableError
+from fastunlearn.ops import _memory as fresh
 from fastunlearn.ops._cpu_streams import separate
 from fastunlearn.ops._dispatch import ISA_VARIABLE, cpu_isa, extension
 
@@ -106,7 +107,7 @@ def dual_forward(
         return _library_forward(x, xt, weight, weight_t, bias, bias_t, streams)
     wide = accumulator(x.dtype)
     y = torch.empty(x.shape[0], weight.shape[0], dtype=wide)
-    yt = torch.empty(streams, *y.shape, dtype=wide) if streams else None
+    yt = fresh.empty((streams, *y.shape), wide) if streams else None
     rights = [weight, *([] if weight_t is None else weight_t)]
     outputs = [(y, False, [(x, 0)])]
     for k in range(streams):
@@ -134,7 +135,7 @@ def dual_backward(
         outputs.append((gx, False, [(g, 0)]))
     crossed = g is not None and weight_t is not None
     if h is not None or crossed:
-        hx = torch.empty(streams, rows, weight.shape[1], dtype=wide)
+        hx = fresh.empty((streams, rows, weight.shape[1]), wide)
         rights += [one.T for one in weight_t] if crossed else []
         for k in range(streams):
             terms = [] if h is None else [(h[k], 0)]
