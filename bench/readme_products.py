@@ -89,7 +89,10 @@ def growth_section(results: Path) -> str:
         if record is None:
             continue
         for kind in dict.fromkeys(case["case"]["kind"] for case in record["cases"]):
-            cases = [case for case in record["cases"] if case["case"]["kind"] == kind]
+            every = [case for case in record["cases"] if case["case"]["kind"] == kind]
+            cases = [case for case in every if not case["case"].get("one_by_one")]
             points = ", ".join(f"{one['case'][axis]}: {one['seconds']:.2f} s" for one in cases)
-            lines.append(f"- {kind}, {label}: {points}")
+            turns = [f"; {one['case'][axis]} at once take {one['ratio']:.2f} of the time of that many single products"
+                     for one in every if one["case"].get("one_by_one")]  # fmt: skip
+            lines.append(f"- {kind}, {label}: {points}{''.join(turns)}")
     return "How it grows (otherwise 1 x 512 tokens, 8 layers, one vector):\n\n" + "\n".join(lines) if lines else ""

@@ -40,7 +40,7 @@ class _Pool:
             self._free.remove(block)
         # The storage holds on to this object and, as the block exports its buffer to it, to nothing else of ours.
         hold = (ctypes.c_char * size).from_buffer(block)
-        weakref.finalize(hold, self._give_back, block)
+        weakref.finalize(hold, self._give_back, block).atexit = False
         return torch.frombuffer(hold, dtype=dtype).view(shape)
 
     def _give_back(self, block: mmap.mmap) -> None:
