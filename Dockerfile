@@ -1,9 +1,9 @@
 # fastunlearn with its CUDA kernels.   docker build -t fastunlearn .   docker run --gpus all fastunlearn info
 #
-# CUDA: that of the base image and of the PyTorch wheel must have the same major version.
+# CUDA: that of the base image and of the PyTorch wheel must have the same major version (torch 2.13.0: CUDA 13.0).
 ARG CUDA=13.0.1
 FROM nvidia/cuda:${CUDA}-devel-ubuntu24.04 AS build
-ARG TORCH=torch==2.11.0
+ARG TORCH=torch==2.13.0
 ARG ARCHS="80 90a"
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-dev python3-venv g++ \
     && rm -rf /var/lib/apt/lists/*
