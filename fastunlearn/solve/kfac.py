@@ -9,45 +9,66 @@ to be a Kronecker product,
 eigenvectors of A and B: ``Q_B [ (Q_B^T W Q_A) / (s_B s_A^T + damping) ] Q_A^T``. EK-FAC keeps the eigenvectors and
 replaces the products ``s_B s_A^T`` by the second moments of the samples' own gradients in that basis, which makes its
 diagonal exact. Weights of embeddings, biases and norms have their diagonal. The same capture serves as for the Gram.
+
+``damping=None`` takes a tenth of the mean eigenvalue of each weight's own block, as is usual for influence scores: a
+single number for all is too large for one layer where it is right for another.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.operators.gemm import nt
+from fastunlearn.operators.gram import together
+from fastunlearn.operators.head import HeadSource
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.operators.sources import LinearSource, outer_sums, tiles
+from fastunlearn.operators.sources import LinearSource, Source, outer_sums, tiles
 
 from .sample_space import check_damping
 
 __all__ = ["KFAC"]
 
+SHARE = 0.1  # of a block's mean eigenvalue, where no damping is given
+
 
 class KFAC:
     """K-FAC of ``gradients`` (corrected=True: EK-FAC). Vectors are dicts by parameter, in its shape.
 
-    Weights with several uses (tied) have their diagonal. Raises InvalidInputError.
+    ``damping``: one number, or None (above). Weights with several uses (tied) have their diagonal. Raises
+    InvalidInputError.
     """
 
-    def __init__(self, gradients: SampleGradients, damping: float, *, corrected: bool = False):
-        self.damping, self.corrected = check_damping(damping), corrected
+    def __init__(self, gradients: SampleGradients, damping: float | None, *, corrected: bool = False):
+        self.damping, self.corrected = None if damping is None else check_damping(damping), corrected
         self._shapes = {name: p.shape for name, p in gradients.parameters.items()}
         self._bases: dict[str, tuple[Tensor, Tensor]] = {}
         self._moments: dict[str, Tensor] = {}
         m, room = len(gradients), gradients.memory_bytes // 4
         for name, sources in gradients.passes():
-            if len(sources) == 1 and isinstance(sources[0], LinearSource):
+            if len(sources) == 1 and isinstance(sources[0], LinearSource | HeadSource):
                 self._add_linear(name, sources[0], m, room)
             else:
                 parts = [tile.square().sum(0) for _, tile in tiles(sources, m, self._shapes[name], room)]
                 self._moments[name] = torch.cat(parts).view(self._shapes[name]) / m
+        self._dampings = {name: self._damping_of(name) for name in self._shapes}
 
-    def _add_linear(self, name: str, source: LinearSource, m: int, room: int) -> None:
-        wide = torch.promote_types(source.g.dtype, torch.float32)  # eigenvectors of two digits would be none
-        x, g = source.x.to(wide), source.g.to(wide)
-        rows, columns = (x, g) if source.transposed else (g, x)
+    def _damping_of(self, name: str) -> float:
+        if self.damping is not None:
+            return self.damping
+        mean = float(self._moments[name].mean(dtype=torch.float64))
+        if not mean > 0:
+            raise InvalidInputError(
+                f"damping=None takes a tenth of the mean eigenvalue of each weight's curvature, and that of {name!r} is "
+                "0: no sample has a gradient there; give a damping above 0, or leave that parameter out"
+            )
+        return SHARE * mean
+
+    def _add_linear(self, name: str, source: LinearSource | HeadSource, m: int, room: int) -> None:
+        rows, columns = _sides(source)
         tokens = max(1, len(source.x))
         halves = []
         for part, count in ((rows, tokens if source.transposed else m), (columns, m if source.transposed else tokens)):
@@ -57,26 +78,64 @@ class KFAC:
         if not self.corrected:
             self._moments[name] = torch.outer(s_left.clamp_min(0), s_right.clamp_min(0)).to(rows)
             return
-        turned, other = rows @ left.to(rows), columns @ right.to(rows)
-        step = max(1, room // max(1, m * turned.shape[1] * 8))
-        parts = [
-            outer_sums(turned[:, i : i + step], other, source.offsets).square().sum(0)
-            for i in range(0, turned.shape[1], step)
-        ]
-        self._moments[name] = torch.cat(parts).view(turned.shape[1], other.shape[1]) / m
+        parts = [tile.square().sum(0) for _, tile in self._turned(name, [source], m, room)]
+        self._moments[name] = torch.cat(parts).view(left.shape[1], right.shape[1]) / m
 
-    def _apply(self, v: dict[str, Tensor], function) -> dict[str, Tensor]:
+    def _turned(
+        self, name: str, sources: list[Source], m: int, room: int, step: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Per-sample gradients of one parameter in its basis, a few rows of it at a time: as ``tiles``."""
+        if name not in self._bases:
+            yield from tiles(sources, m, self._shapes[name], room, step=step)
+            return
+        (left, right), (source,) = self._bases[name], sources
+        assert isinstance(source, LinearSource | HeadSource)  # as it was where the basis was made
+        rows, columns = _sides(source)
+        turned, other = rows @ left.to(rows), columns @ right.to(rows)
+        height, width = turned.shape[1], other.shape[1]
+        step = step or self._step(name, m, room)
+        for low in range(0, height, step):
+            high = min(height, low + step)
+            yield slice(low * width, high * width), outer_sums(turned[:, low:high], other, source.offsets)
+
+    def _step(self, name: str, m: int, room: int) -> int:
+        """Rows of a parameter in a tile of ``room`` bytes in float64."""
+        shape = self._shapes[name]
+        width = shape.numel() // max(1, shape[0]) if len(shape) else 1
+        return max(1, room // max(1, m * width * 8))
+
+    def products(self, a: SampleGradients, b: SampleGradients) -> tuple[Tensor, Tensor]:
+        """``G_a F^-1 G_b^T`` (m_a, m_b), and the diagonal of ``G_b F^-1 G_b^T`` (m_b,), float64; of the same parameters
+        as F. Gradients are formed a tile at a time, in the basis where F is diagonal."""
+        found = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+        own = torch.zeros(len(b), dtype=torch.float64, device=a.device)
+        if list(a.parameters) != list(self._shapes) or list(b.parameters) != list(self._shapes):
+            raise InvalidInputError("a and b must be gradients of the parameters that F is of, in their order")
+        room = a.memory_bytes // 8
+        for name, (left, right) in together([a, b], a.memory_bytes // 2):
+            inverse = (self._moments[name] + self._dampings[name]).reciprocal().flatten()
+            step = self._step(name, max(len(a), len(b)), room)
+            pairs = zip(
+                self._turned(name, left, len(a), room, step), self._turned(name, right, len(b), room, step), strict=True
+            )
+            for (some, one), (_, other) in pairs:
+                scaled = other * inverse[some]
+                found += nt(one, scaled).double()
+                own += (scaled * other).sum(1, dtype=torch.float64)
+        return found, own
+
+    def _apply(self, v: dict[str, Tensor], function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         if list(v) != list(self._shapes):
             raise InvalidInputError("v must be a dict with one tensor for each parameter, in their order")
         found = {}
         for name, tensor in v.items():
-            moments = self._moments[name]
+            damped = self._moments[name] + self._dampings[name]
             if name not in self._bases:
-                found[name] = tensor * function(moments + self.damping)
+                found[name] = tensor * function(damped)
                 continue
             left, right = self._bases[name]
             inside = left.T @ tensor.to(left) @ right
-            found[name] = left @ (inside * function(moments + self.damping)) @ right.T
+            found[name] = left @ (inside * function(damped)) @ right.T
         return found
 
     def apply(self, v: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -93,4 +152,12 @@ class KFAC:
 
     def logdet(self) -> float:
         """``log det F``."""
-        return sum(float((s.double() + self.damping).log().sum()) for s in self._moments.values())
+        return sum(float((s.double() + self._dampings[name]).log().sum()) for name, s in self._moments.items())
+
+
+def _sides(source: LinearSource | HeadSource) -> tuple[Tensor, Tensor]:
+    """The factors by token in the order of the stored weight, at least float32: eigenvectors of two digits would be
+    none."""
+    wide = torch.promote_types(source.x.dtype, torch.float32)
+    x, g = source.x.to(wide), source.g.to(wide)
+    return (x, g) if source.transposed else (g, x)

@@ -31,7 +31,7 @@ __all__ = ["SampleSpace", "SampleSpaceFisher", "check_damping", "cholesky"]
 RANK_TOLERANCE = 1e-13
 
 
-def check_damping(damping: float) -> float:
+def check_damping(damping: float | None) -> float:
     """``damping`` as a float; raises InvalidInputError unless it is finite and above zero."""
     if isinstance(damping, bool) or not isinstance(damping, int | float) or not 0 < damping < math.inf:
         raise InvalidInputError(
