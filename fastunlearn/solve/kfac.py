@@ -62,8 +62,8 @@ class KFAC:
         mean = float(self._moments[name].mean(dtype=torch.float64))
         if not mean > 0:
             raise InvalidInputError(
-                f"damping=None takes a tenth of the mean eigenvalue of each weight's curvature, and that of {name!r} is "
-                "0: no sample has a gradient there; give a damping above 0, or leave that parameter out"
+                f"damping=None takes a tenth of the mean eigenvalue of each weight's block, and that of {name!r} is 0: "
+                "no sample has a gradient there; give a damping above 0, or leave that parameter out"
             )
         return SHARE * mean
 
