@@ -15,9 +15,13 @@ def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
 
 
-def kronfluence_scores(model: nn.Module, rows: Tensor, queries: Tensor, *, folder: str) -> Tensor:
-    """EK-FAC with the package's defaults, over all linear layers of the model."""
+def kronfluence_scores(
+    model: nn.Module, rows: Tensor, queries: Tensor, *, folder: str, kind: str, damping: float | None
+) -> Tensor:
+    """EK-FAC over all linear layers of the model; the package's defaults are kind="sampled" and damping=1e-8. None:
+    a tenth of the mean eigenvalue of each layer."""
     from kronfluence.analyzer import Analyzer, prepare_model
+    from kronfluence.arguments import FactorArguments, ScoreArguments
     from kronfluence.task import Task
     from torch.utils.data import Dataset
 
@@ -54,10 +58,12 @@ def kronfluence_scores(model: nn.Module, rows: Tensor, queries: Tensor, *, folde
     task.model = model
     torch.manual_seed(1)
     analyzer = Analyzer("lds", prepare_model(model, task), task, cpu=True, output_dir=folder, disable_tqdm=True)
-    analyzer.fit_all_factors("ekfac", Rows(rows), per_device_batch_size=16)
+    arguments = FactorArguments(strategy="ekfac", use_empirical_fisher=kind == "empirical")
+    analyzer.fit_all_factors("ekfac", Rows(rows), per_device_batch_size=16, factor_args=arguments)
     analyzer.compute_pairwise_scores(
         "scores", "ekfac", query_dataset=Rows(queries), train_dataset=Rows(rows),
         per_device_query_batch_size=len(queries), per_device_train_batch_size=16,
+        score_args=ScoreArguments(damping_factor=damping),
     )  # fmt: skip
     return analyzer.load_pairwise_scores("scores")["all_modules"]
 
