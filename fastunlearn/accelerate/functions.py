@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +33,10 @@ def _floating(*values: Tensor | None) -> bool:
     return len(dtypes) == 1 and dtypes <= set(_FLOATS)
 
 
-def _attention(own: Own, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None,
-               enable_gqa=False) -> Tensor:  # fmt: skip
+def _attention(
+    own: Own, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
     if dropout_p > 0.0:
         return own()  # at random: PyTorch's, with the derivatives that it has
     batched = query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]
@@ -49,8 +51,10 @@ def _attention(own: Own, query, key, value, attn_mask=None, dropout_p=0.0, is_ca
     return attention(query, key, value, AttentionSpec(scale, causal=bool(is_causal), mask=attn_mask))
 
 
-def _cross_entropy(own: Own, input, target, weight=None, size_average=None, ignore_index=-100, reduce=None,
-                   reduction="mean", label_smoothing=0.0) -> Tensor:  # fmt: skip
+def _cross_entropy(
+    own: Own, input: Tensor, target: Tensor, weight: Tensor | None = None, size_average: bool | None = None,
+    ignore_index: int = -100, reduce: bool | None = None, reduction: str = "mean", label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     plain = weight is None and size_average is None and reduce is None and label_smoothing == 0.0
     known = input.dim() == 2 and target.dim() == 1 and target.dtype == torch.int64 and reduction in _REDUCTIONS
     if plain and known and _floating(input):
@@ -58,33 +62,42 @@ def _cross_entropy(own: Own, input, target, weight=None, size_average=None, igno
     return own()
 
 
-def _log_softmax(own: Own, input, dim=None, _stacklevel=3, dtype=None) -> Tensor:
-    if dim is None or not isinstance(dim, int) or input.dim() == 0:
+def _log_softmax(
+    own: Own, input: Tensor, dim: object = None, _stacklevel: int = 3, dtype: torch.dtype | None = None
+) -> Tensor:
+    if not isinstance(dim, int) or input.dim() == 0:
         return own()
     input = input if dtype is None else input.to(dtype)
     return log_softmax(input, dim) if _floating(input) else own()
 
 
-def _silu(own: Own, input, inplace=False) -> Tensor:
+def _silu(own: Own, input: Tensor, inplace: bool = False) -> Tensor:
     return own() if inplace or not _floating(input) else activation(input, "silu")
 
 
-def _gelu(own: Own, input, approximate="none") -> Tensor:
+def _gelu(own: Own, input: Tensor, approximate: str = "none") -> Tensor:
     return activation(input, "gelu" if approximate == "none" else "gelu_tanh") if _floating(input) else own()
 
 
-def _layer_norm(own: Own, input, normalized_shape, weight=None, bias=None, eps=1e-5) -> Tensor:
+def _layer_norm(
+    own: Own, input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
     known = tuple(normalized_shape) == tuple(input.shape[-1:]) and _floating(input, weight, bias)
     return layer_norm(input, weight, bias, eps) if known else own()
 
 
-def _rms_norm(own: Own, input, normalized_shape, weight=None, eps=None) -> Tensor:
-    known = eps is not None and tuple(normalized_shape) == tuple(input.shape[-1:]) and _floating(input, weight)
-    return rms_norm(input, weight, eps) if known else own()
+def _rms_norm(
+    own: Own, input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    known = tuple(normalized_shape) == tuple(input.shape[-1:]) and _floating(input, weight)
+    return rms_norm(input, weight, eps) if known and eps is not None else own()
 
 
-def _embedding(own: Own, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False,
-               sparse=False) -> Tensor:  # fmt: skip
+def _embedding(
+    own: Own, input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
+    norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
+) -> Tensor:  # fmt: skip
     """The padding row counts as a constant. PyTorch leaves it out of the gradient but not out of a jvp, so that the
     jvp of a gradient would disagree with the gradient of a gradient, in silence."""
     if padding_idx is None or max_norm is not None or scale_grad_by_freq or sparse:

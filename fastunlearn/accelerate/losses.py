@@ -15,10 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastunlearn.ops._autograd import DualOp
+from fastunlearn.ops._autograd import DualOp, Streams
 from fastunlearn.ops._dual_arguments import accumulator
 
 __all__ = ["cross_entropy", "log_softmax"]
+
+
+def _given(value: Tensor | None) -> Tensor:
+    """What these ops always have: their logits, labels and outputs."""
+    assert value is not None
+    return value
 
 
 def _dot(p: Tensor, t: Tensor) -> Tensor:
@@ -29,19 +35,22 @@ def _dot(p: Tensor, t: Tensor) -> Tensor:
 class _LogSoftmax(DualOp):
     """Over the last axis."""
 
-    def forward(self, c, x):
-        return (torch.log_softmax(x[0], -1),)
+    def forward(self, c: Streams, x: Streams) -> tuple[Tensor, ...]:
+        return (torch.log_softmax(_given(x[0]), -1),)
 
-    def tangent(self, c, x, y, t):
-        return (t[0] - _dot(y[0].exp(), t[0]),)
+    def tangent(self, c: Streams, x: Streams, y: Streams, t: Streams) -> tuple[Tensor, ...]:
+        along = _given(t[0])
+        return (along - _dot(_given(y[0]).exp(), along),)
 
-    def backward(self, c, x, y, h):
-        return (h - y[0].exp() * h.sum(-1, keepdim=True),)
+    def backward(self, c: Streams, x: Streams, y: Streams, h: Tensor) -> tuple[Tensor]:
+        return (h - _given(y[0]).exp() * h.sum(-1, keepdim=True),)
 
-    def dual_backward(self, c, x, t, y, yt, g, h):
+    def dual_backward(
+        self, c: Streams, x: Streams, t: Streams, y: Streams, yt: Streams, g: Tensor, h: Tensor | None
+    ) -> Streams:
         found = None if h is None else self.backward(c, x, y, h)[0]
         if t[0] is not None:
-            bent = yt[0] * (y[0].exp() * -g.sum(-1, keepdim=True))
+            bent = _given(yt[0]) * (_given(y[0]).exp() * -g.sum(-1, keepdim=True))
             found = bent if found is None else found + bent
         return (found,)
 
@@ -53,35 +62,37 @@ class _TokenLoss(DualOp):
     constants = 2
     outputs = 2
 
-    def forward(self, c, x):
-        labels, counted = c
-        z = x[0]
+    def forward(self, c: Streams, x: Streams) -> tuple[Tensor, ...]:
+        labels, counted, z = _given(c[0]), _given(c[1]), _given(x[0])
         lse = torch.logsumexp(z.to(accumulator(z.dtype)), -1)
         own = z.gather(-1, labels[:, None]).squeeze(-1)
         return ((lse - own) * counted).to(z.dtype), lse
 
-    def tangent(self, c, x, y, t):
-        labels, counted = c
-        mean = (self._softmax(x, y) * t[0]).sum(-1)
-        own = t[0].gather(-1, labels[:, None].expand(len(t[0]), -1, 1)).squeeze(-1)
-        return ((mean - own) * counted).to(x[0].dtype), mean
+    def tangent(self, c: Streams, x: Streams, y: Streams, t: Streams) -> tuple[Tensor, ...]:
+        labels, counted, along = _given(c[0]), _given(c[1]), _given(t[0])
+        mean = (self._softmax(x, y) * along).sum(-1)
+        own = along.gather(-1, labels[:, None].expand(len(along), -1, 1)).squeeze(-1)
+        return ((mean - own) * counted).to(_given(x[0]).dtype), mean
 
-    def backward(self, c, x, y, h):
-        labels, counted = c
-        h = (h * counted).unsqueeze(-1).to(y[1].dtype)
+    def backward(self, c: Streams, x: Streams, y: Streams, h: Tensor) -> tuple[Tensor]:
+        labels, counted = _given(c[0]), _given(c[1])
+        h = (h * counted).unsqueeze(-1).to(_given(y[1]).dtype)
         found = self._softmax(x, y) * h
         found.scatter_add_(-1, labels[:, None].expand(len(h), -1, 1), -h)
-        return (found.to(x[0].dtype),)
+        return (found.to(_given(x[0]).dtype),)
 
-    def dual_backward(self, c, x, t, y, yt, g, h):
+    def dual_backward(
+        self, c: Streams, x: Streams, t: Streams, y: Streams, yt: Streams, g: Tensor, h: Tensor | None
+    ) -> Streams:
         found = None if h is None else self.backward(c, x, y, h)[0]
         if t[0] is not None:
-            bent = (t[0] - yt[1].unsqueeze(-1)).mul_(self._softmax(x, y)).mul_((g * c[1]).unsqueeze(-1)).to(x[0].dtype)
+            bent = (t[0] - _given(yt[1]).unsqueeze(-1)).mul_(self._softmax(x, y))
+            bent = bent.mul_((g * _given(c[1])).unsqueeze(-1)).to(_given(x[0]).dtype)
             found = bent if found is None else found.add_(bent)
         return (found,)
 
-    def _softmax(self, x, y) -> Tensor:
-        return (x[0] - y[1].unsqueeze(-1)).exp_()
+    def _softmax(self, x: Streams, y: Streams) -> Tensor:
+        return (_given(x[0]) - _given(y[1]).unsqueeze(-1)).exp_()
 
 
 def log_softmax(x: Tensor, dim: int) -> Tensor:

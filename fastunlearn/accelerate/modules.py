@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +24,12 @@ def replacement_of(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor] |
         candidates = [lambda self, x: activation(x, kind)]
         sample = 3 * torch.randn(64, generator=torch.Generator().manual_seed(0))
     elif is_rms_norm(module):
-        eps = epsilon_of(module)
-        if eps is None or module.weight.dtype not in (torch.float32, torch.bfloat16):
+        eps, weight = epsilon_of(module), _weight(module)
+        if eps is None or weight.dtype not in (torch.float32, torch.bfloat16):
             return None
         candidates = [_norm(eps, 0.0), _norm(eps, 1.0)]
-        sample = torch.randn(3, module.weight.shape[0], generator=torch.Generator().manual_seed(0))
-        sample = sample.to(module.weight.device, module.weight.dtype)
+        sample = torch.randn(3, weight.shape[0], generator=torch.Generator().manual_seed(0))
+        sample = sample.to(weight.device, weight.dtype)
     else:
         return None
     with torch.no_grad():
@@ -41,7 +42,12 @@ def replacement_of(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor] |
 
 
 def _norm(eps: float, offset: float) -> Callable[[nn.Module, Tensor], Tensor]:
-    return lambda self, x: rms_norm(x, self.weight, eps, offset)
+    return lambda self, x: rms_norm(x, _weight(self), eps, offset)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """Its one parameter: see ``is_rms_norm``."""
+    return cast(Tensor, module.weight)
 
 
 def _agree(own: object, found: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -51,7 +51,7 @@ def _on_one_device(chosen: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
     return chosen
 
 
-def check_finite(named: dict[str, Tensor], what: str = "the model") -> None:
+def check_finite(named: Mapping[str, Tensor], what: str = "the model") -> None:
     """Raises InvalidInputError naming the first tensor that holds NaN or infinity, or no data at all."""
     for name, tensor in named.items():
         if tensor.is_meta:

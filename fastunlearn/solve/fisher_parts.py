@@ -132,6 +132,10 @@ class FisherParts(LinearOperator):
         if self._shards is not None:
             padded, weights = in_step_samples(rows.samples, self._shards)
             return ShardedGradients(self._gradients(padded, weights), len(rows), self.space)
+        return self._of_rows_here(rows)
+
+    def _of_rows_here(self, rows: Rows) -> SampleGradients:
+        """Of a model that is whole in this process."""
         return self._gradients(rows.samples, rows.weights if self.kind == "ggn" else None)
 
     def _factor(self, rows: Rows, gram: Tensor | None) -> None:
@@ -161,6 +165,11 @@ class FisherParts(LinearOperator):
         labels = [sample_digest(sample) for sample in rows.samples]
         settings = [self.kind, str(self.blocks), self._memory, self._batch_size, torch.get_num_threads()]
         return [fingerprint(self.parameters), labels, rows.weights.tolist(), settings, what]
+
+    def _held(self) -> Rows:
+        """The rows of the Fisher that ``_ready`` gives."""
+        assert self._rows is not None
+        return self._rows
 
     def _ready(self) -> SampleSpaceFisher | FixedBlocksFisher:
         if self._fisher is None:

@@ -9,10 +9,10 @@ vectors in every form.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,16 @@ from .rows import Rows
 __all__ = ["LowRankFisher"]
 
 
-def _in_precision(method):
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+Method = Callable[Concatenate["LowRankFisher", Arguments], Answer]
+
+
+def _in_precision(method: Method[Arguments, Answer]) -> Method[Arguments, Answer]:
     """The method with the model's weights in the precision that was asked for."""
 
     @wraps(method)
-    def run(self, *args, **kwargs):
+    def run(self: LowRankFisher, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
         self._ready()
         with self._passes():
             return method(self, *args, **kwargs)
@@ -182,7 +187,7 @@ class LowRankFisher(FisherParts):
         """Fewer samples: F becomes the mean over those left. Rows of F go without any pass. Samples that were no rows
         of it are subtracted, ``- g g^T``; raises NotPositiveDefiniteError where what is left is not positive
         definite. After any refusal F is as it was."""
-        fisher, rows = self._ready(), self._rows
+        fisher, rows = self._ready(), self._held()
         self._alone("remove")
         samples = to_samples(samples)
         if len(samples) >= rows.count:
@@ -191,7 +196,7 @@ class LowRankFisher(FisherParts):
             )
         keep, strangers = rows.find(samples)
         left = rows.select(keep, rows.count - len(samples) + len(strangers))
-        gram = None if type(self.blocks) is int else fisher.gram[:, keep[:, None], keep]
+        gram = None if isinstance(self.blocks, int) else fisher.gram[:, keep[:, None], keep]
         self._factor_or_extend(left, gram, self._draw(strangers).negative() if strangers else None)
 
     def _alone(self, what: str) -> None:
@@ -199,12 +204,13 @@ class LowRankFisher(FisherParts):
             raise InvalidInputError(f"{what} works in one process: make the Fisher anew over the group's samples")
 
     def _extend(self, new: Rows) -> None:
-        self._factor_or_extend(self._rows, None if type(self.blocks) is int else self._fisher.gram, new)
+        gram = None if isinstance(self.blocks, int) else self._ready().gram
+        self._factor_or_extend(self._held(), gram, new)
 
-    def _factor_or_extend(self, old: Rows, gram: Tensor, new: Rows | None) -> None:
-        if new is None or gram is None:  # stored gradients are taken anew
+    def _factor_or_extend(self, old: Rows, gram: Tensor | None, new: Rows | None) -> None:
+        if new is None or gram is None or isinstance(self.blocks, int):  # stored gradients are taken anew
             return self._factor(old if new is None else old + new, gram)
-        sides = [self._of_rows(old), self._of_rows(new)]
+        sides = [self._of_rows_here(old), self._of_rows_here(new)]
         found = gram_blocks(sides, [(0, 1), (1, 1)], self.blocks)
         upper = torch.cat([gram, found[0, 1]], 2)
         lower = torch.cat([found[0, 1].mT, found[1, 1]], 2)

@@ -173,9 +173,12 @@ class SampleSpaceFisher:
         self.damping = check_damping(damping)
         names = list(gradients.parameters)
         self.blocks = make_blocks(names, blocks) if isinstance(blocks, str) else blocks
-        if gram is None and isinstance(gradients, SpreadGradients):
-            gram = gradients.gram(self.blocks)
-        self.gram = gram_blocks([gradients], [(0, 0)], self.blocks, state)[0, 0] if gram is None else gram
+        if gram is not None:
+            self.gram = gram
+        elif isinstance(gradients, SpreadGradients):
+            self.gram = gradients.gram(self.blocks)
+        else:
+            self.gram = gram_blocks([gradients], [(0, 0)], self.blocks, state)[0, 0]
         self.samples = len(gradients) if samples is None else samples
         self.space = SampleSpace(self.gram, self.damping, self.samples, signs)
 

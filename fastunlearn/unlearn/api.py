@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,15 +22,18 @@ from fastunlearn.solve import kept_fisher as _kept
 from fastunlearn.solve.kept_fisher import KeptFisher
 
 from .registry import Method, get_method
-from .request import Request, encode_set, pad_token, prepare
+from .request import Records, Request, encode_set, pad_token, prepare
 from .result import UnlearnResult
 from .settings import make_settings
 from .snapshot import restored_on_failure
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["keep_fisher", "unlearn"]
 
 
-def _load_kept(method: Method, kept_fisher, model: nn.Module) -> KeptFisher | None:
+def _load_kept(method: Method, kept_fisher: object, model: nn.Module) -> KeptFisher | None:
     if not method.uses_kept:
         if kept_fisher is not None:
             raise InvalidInputError(f"kept_fisher: {method.name} does not use it; leave it out")
@@ -46,7 +50,7 @@ def _load_kept(method: Method, kept_fisher, model: nn.Module) -> KeptFisher | No
     raise InvalidInputError(f"kept_fisher must be a KeptFisher or a path, got {type(kept_fisher).__name__}")
 
 
-def _check_retain(method: Method, request: Request, settings) -> None:
+def _check_retain(method: Method, request: Request, settings: object) -> None:
     needed = method.uses_retain or getattr(settings, "retain_weight", 0) > 0
     if needed and not request.retain:
         raise InvalidInputError(f"retain is needed by {method.name}: give records that the model must keep")
@@ -68,11 +72,11 @@ class _Watcher:
 
 def unlearn(
     model: nn.Module,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    forget,
-    retain=None,
-    held_out=None,
+    forget: Records,
+    retain: Records | None = None,
+    held_out: Records | None = None,
     method: str = "fisher-removal",
     parameters: Sequence[str] | str | None = None,
     kept_fisher: KeptFisher | str | os.PathLike | None = None,
@@ -84,7 +88,7 @@ def unlearn(
     progress: Progress | None = None,
     on_step: Callable[[dict], None] | None = None,
     state: PassState | None = None,
-    **options,
+    **options: Any,
 ) -> UnlearnResult:
     """Makes ``model`` forget the records of ``forget``, in place.
 
@@ -134,14 +138,14 @@ def unlearn(
 
 def keep_fisher(
     model: nn.Module,
-    tokenizer,
-    data,
+    tokenizer: PreTrainedTokenizerBase | None,
+    data: Records,
     *,
     samples: int | None = None,
     max_length: int | None = None,
     truncate: bool = False,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> KeptFisher:
     """The Fisher of the training data, to keep for later deletions without retained data.
 
@@ -154,7 +158,10 @@ def keep_fisher(
         return _keep_fisher(inner, tokenizer, data, samples, max_length, truncate, seed, options)
 
 
-def _keep_fisher(model: nn.Module, tokenizer, data, samples, max_length, truncate, seed: int, options) -> KeptFisher:
+def _keep_fisher(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, data: Records, samples: int | None,
+    max_length: int | None, truncate: bool, seed: int, options: dict[str, Any],
+) -> KeptFisher:  # fmt: skip
     check_finite(dict(model.named_parameters()))
     limit = context_length(model) if max_length is None else max_length
     encoded = encode_set(data, tokenizer, max_length=limit, truncate=truncate, name="data")

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from torch import nn
 
 from fastunlearn.audit.exposure import context_length
 from fastunlearn.data.encode import Encoded, encode
 from fastunlearn.data.loading import load_records
+from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.model_state import check_finite, select_parameters
 from fastunlearn.operators.state import PassState
 from fastunlearn.progress import NO_PROGRESS, Progress
 from fastunlearn.resources import parse_memory
 
-__all__ = ["Request", "encode_set", "pad_token", "prepare"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Records", "Request", "encode_set", "pad_token", "prepare"]
+
+#: Records as a user gives them: a path or a name, rows, or encoded ones.
+Plain = str | os.PathLike | Iterable[Record | Mapping[str, Any]]
+Records = Plain | Sequence[Encoded]
 
 
 @dataclass
@@ -45,7 +55,7 @@ class Request:
         self.gradients += gradients
 
 
-def pad_token(model: nn.Module, tokenizer) -> int:
+def pad_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> int:
     """The padding token's number; any will do where there is none, because padding is masked out."""
     for owner in (tokenizer, getattr(model, "config", None)):
         for name in ("pad_token_id", "eos_token_id"):
@@ -55,11 +65,13 @@ def pad_token(model: nn.Module, tokenizer) -> int:
     return 0
 
 
-def _is_encoded(source) -> bool:
+def _is_encoded(source: Records) -> TypeGuard[Sequence[Encoded]]:
     return isinstance(source, Sequence) and len(source) > 0 and all(isinstance(one, Encoded) for one in source)
 
 
-def encode_set(source, tokenizer, *, max_length: int, truncate: bool, name: str) -> list[Encoded]:
+def encode_set(
+    source: Records, tokenizer: PreTrainedTokenizerBase | None, *, max_length: int, truncate: bool, name: str
+) -> list[Encoded]:
     """Records of any kind that :func:`~fastunlearn.data.loading.load_records` takes, or encoded ones, as tokens.
 
     Raises InvalidInputError, naming ``name``, for none at all, and for a record longer than ``max_length``
@@ -77,18 +89,18 @@ def encode_set(source, tokenizer, *, max_length: int, truncate: bool, name: str)
     if tokenizer is None:
         raise InvalidInputError(f"tokenizer is needed to encode {name}; pass one, or pass encoded records")
     try:
-        records = load_records(source)
+        records = load_records(cast(Plain, source))  # encoded ones have returned above
     except InvalidInputError as error:
         raise InvalidInputError(f"{name}: {error}") from error
     return encode(records, tokenizer, max_length=max_length, truncate=truncate, name=name)
 
 
-def _key(sample: Encoded) -> tuple:
+def _key(sample: Encoded) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return tuple(sample.input_ids.tolist()), tuple((sample.labels[1:] != -100).tolist())
 
 
 def _check_overlap(a: list[Encoded], b: list[Encoded], name: str) -> None:
-    first = {}
+    first: dict[tuple[tuple[int, ...], tuple[bool, ...]], int] = {}
     for number, sample in enumerate(a, 1):
         first.setdefault(_key(sample), number)
     shared = [(first[_key(s)], number) for number, s in enumerate(b, 1) if _key(s) in first]
@@ -101,11 +113,11 @@ def _check_overlap(a: list[Encoded], b: list[Encoded], name: str) -> None:
 
 def prepare(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
-    forget,
-    retain=None,
-    held_out=None,
+    forget: Records | None,
+    retain: Records | None = None,
+    held_out: Records | None = None,
     parameters: Sequence[str] | str | None = None,
     seed: int = 0,
     max_length: int | None = None,
@@ -128,7 +140,7 @@ def prepare(
         if isinstance(max_length, bool) or not isinstance(max_length, int) or not 2 <= max_length <= limit:
             raise InvalidInputError(f"max_length={max_length!r} must be an integer from 2 to the model's {limit}")
         limit = max_length
-    sets = {}
+    sets: dict[str, list[Encoded]] = {}
     for name, source in (("forget", forget), ("retain", retain), ("held_out", held_out)):
         if source is None and name != "forget":
             sets[name] = []
@@ -139,7 +151,7 @@ def prepare(
     _check_overlap(sets["forget"], sets["retain"], "retain")
     _check_overlap(sets["forget"], sets["held_out"], "held_out")
     return Request(
-        model, pad_token(model, tokenizer), chosen, **sets, seed=seed, batch_size=batch_size,
-        memory_bytes=parse_memory(memory), progress=progress or NO_PROGRESS, on_step=on_step,
+        model, pad_token(model, tokenizer), chosen, sets["forget"], sets["retain"], sets["held_out"], seed=seed,
+        batch_size=batch_size, memory_bytes=parse_memory(memory), progress=progress or NO_PROGRESS, on_step=on_step,
         state=state,
     )  # fmt: skip

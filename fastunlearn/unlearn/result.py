@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 
 from torch import nn
 
@@ -36,10 +37,4 @@ class UnlearnResult:
 
     def to_dict(self) -> dict:
         """All but the model, ready for JSON. Holds no text of any record."""
-        model, self.model = self.model, None
-        try:
-            found = asdict(self)
-        finally:
-            self.model = model
-        del found["model"]
-        return found
+        return {one.name: deepcopy(getattr(self, one.name)) for one in fields(self) if one.name != "model"}
