@@ -4,7 +4,8 @@
 
 Seconds are medians of rounds; memory is the peak of one call in a process of its own, above imports, model and
 vectors, less the result. The cases "one_by_one" time eight single products, all results kept, in turn with the eight at
-once; "ratio" is the median of what the latter take of the former, round by round. The model is "llama-42m" of bench/shapes.py.
+once; "ratio" is the median of what the latter take of the former, round by round. The model is "llama-42m" of
+fastunlearn/microbench/shapes.py.
 """
 
 from __future__ import annotations

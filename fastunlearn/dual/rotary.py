@@ -33,7 +33,8 @@ class RotaryRules:
         names = dict.fromkeys(type(m).__module__ for m in model.modules())
         found = [sys.modules[name] for name in names if name in sys.modules]
         self._homes = [home for home in found if callable(getattr(home, _NAME, None))]
-        self._checked: dict[tuple, bool | None] = {}  # function, dtype and shape of the tables -> interleaved, None: own
+        # Function, dtypes and width of the tables -> whether pairs are interleaved; None: its own code.
+        self._checked: dict[tuple, bool | None] = {}
 
     @contextmanager
     def replaced(self, mode: Any) -> Iterator[None]:
@@ -82,12 +83,15 @@ class RotaryRules:
 def _fits(values: tuple) -> bool:
     """Whether these are queries and keys (B, H, S, D), one of them with tangents, and tables (B, S, R), constants."""
     q, k, cos, sin = values
-    tensors = all(isinstance(v, Tensor) and v.is_floating_point() for v in values)
-    if not tensors or isinstance(cos, Dual) or isinstance(sin, Dual) or not (isinstance(q, Dual) or isinstance(k, Dual)):
+    if not all(isinstance(v, Tensor) and v.is_floating_point() for v in values):
+        return False
+    if [isinstance(v, Dual) for v in (cos, sin)] != [False, False] or not any(isinstance(v, Dual) for v in (q, k)):
         return False
     length, width = cos.shape[-2:] if cos.dim() == 3 else (0, 0)
-    return cos.shape == sin.shape and width > 0 and width % 2 == 0 and all(
-        x.dim() == 4 and x.shape[2] == length and x.shape[3] >= width and cos.shape[0] in (1, x.shape[0]) for x in (q, k)
+    tables = cos.shape == sin.shape and width > 0 and width % 2 == 0
+    return tables and all(
+        x.dim() == 4 and x.shape[2] == length and x.shape[3] >= width and cos.shape[0] in (1, x.shape[0])
+        for x in (q, k)
     )
 
 

@@ -10,7 +10,7 @@ import ctypes
 import mmap
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 import torch
@@ -59,10 +59,8 @@ _pool: ContextVar[_Pool | None] = ContextVar("fastunlearn_large_tensors", defaul
 def _block(size: int) -> mmap.mmap:
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if _WISH is not None:
-        try:
+        with suppress(OSError):  # a kernel built without them: small pages serve
             block.madvise(_WISH)
-        except OSError:  # a kernel built without them: small pages serve
-            pass
     return block
 
 
