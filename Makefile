@@ -2,7 +2,7 @@
 # make demo   set everything up in .venv, then run the demonstration (writes runs/demo/report.html)
 # make setup  the set-up alone;  make peers  the packages that tests and benchmarks compare with, where wanted
 # make integrations  the packages that integrations meet (PEFT, Opacus, kronfluence, ...), and the tests with them
-# make lint   ruff, mypy, clang-format;  make docs  the site, warnings as errors;  make coverage
+# make lint   ruff, mypy, clang-format;  make tidy  clang-tidy over csrc/cpu (minutes);  make docs  the site, warnings as errors;  make coverage
 # make clean  removes what make wrote
 #
 # PYTHON names the interpreter to start from (3.11 or newer). A torch that it already has is used;
@@ -26,7 +26,7 @@ PARTNERS := accelerate peft datasets scipy hydra-core bitsandbytes
 PARTNERS_ALONE := kronfluence opacus curvlinops-for-pytorch==3.0.1 einops einconv opt-einsum jaxtyping \
                   linear_operator backpack-for-pytorch unfoldNd
 
-.PHONY: setup test demo lint docs coverage clean peers integrations
+.PHONY: setup test demo lint tidy docs coverage clean peers integrations
 
 setup: $(STAMP)
 
@@ -60,6 +60,10 @@ lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python tools/format_check.py
+
+tidy: $(STAMP)
+	$(BIN)/python -m pip install -q 'clang-tidy>=23,<24'
+	$(BIN)/python tools/tidy_check.py
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q -e '.[docs]' --no-build-isolation

@@ -70,10 +70,11 @@ class Backward {
                                                  {io_.hk, k * keys * p_.size},
                                                  {io_.hv, k * keys * p_.value_size}};
         constexpr int64_t kPart = 1 << 16;
-        for (const auto& [memory, count] : all) {
+        for (const std::pair<void*, int64_t>& one : all) {
+            T* const memory = static_cast<T*>(one.first);  // names of their own: clang captures no structured binding
+            const int64_t count = one.second;
 #pragma omp for schedule(static)
-            for (int64_t at = 0; at < count; at += kPart)
-                std::fill_n(static_cast<T*>(memory) + at, std::min(kPart, count - at), T(0));
+            for (int64_t at = 0; at < count; at += kPart) std::fill_n(memory + at, std::min(kPart, count - at), T(0));
         }
     }
 

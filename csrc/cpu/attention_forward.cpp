@@ -26,6 +26,7 @@ class Forward {
         const int64_t runs = (blocks + per_piece - 1) / per_piece, pieces = pairs * runs;
         threads = int(std::min<int64_t>(threads, std::max<int64_t>(pieces, 1)));
         std::vector<std::unique_ptr<Work>> work;
+        work.reserve(size_t(threads));
         for (int t = 0; t < threads; ++t) work.push_back(std::make_unique<Work>(p_, tangents_, per_piece));
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
         for (int64_t piece = 0; piece < pieces; ++piece) {

@@ -11,6 +11,7 @@ using fu::MatrixTuple;
 
 std::vector<fu::GemmMatrix> matrices_of(const std::vector<MatrixTuple>& all) {
     std::vector<fu::GemmMatrix> found;
+    found.reserve(all.size());
     for (const MatrixTuple& one : all) found.push_back(fu::matrix_of(one));
     return found;
 }

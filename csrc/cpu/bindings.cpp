@@ -1,22 +1,19 @@
 // Python module fastunlearn._cpu: what is here, and the functions of every bind_<op>.cpp. Shapes and dtypes were
 // checked in Python; the ops check sizes again.
-#include <vector>
-
 #include "isa.h"
 #include "module.h"
 
 namespace fu {
 namespace {
 
-// Inside a function: constructed before its first use, whatever the order of the files.
-std::vector<void (*)(pybind11::module_&)>& definitions() {
-    static std::vector<void (*)(pybind11::module_&)> all;
-    return all;
-}
+// A constant from the start, so that it is there before the first object of any file.
+const Bindings* first = nullptr;
 
 }  // namespace
 
-Bindings::Bindings(void (*define)(pybind11::module_&)) { definitions().push_back(define); }
+Bindings::Bindings(void (*definition)(pybind11::module_&)) noexcept : define(definition), next(first) { first = this; }
+
+const Bindings* all_bindings() { return first; }
 
 }  // namespace fu
 
@@ -31,5 +28,5 @@ PYBIND11_MODULE(_cpu, m) {
         return false;
 #endif
     });
-    for (auto define : fu::definitions()) define(m);
+    for (const fu::Bindings* one = fu::all_bindings(); one; one = one->next) one->define(m);
 }

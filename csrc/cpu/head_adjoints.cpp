@@ -50,8 +50,9 @@ void HeadChunk<T>::second_block(const Group& group, int64_t block) {
     for (int line = gradient ? 0 : 1; line <= group.count; ++line) {
         if (p_.weight_out) add_weights(group, block, line);
         const int64_t row = block * plan_.block, stream = gradient ? 0 : group.begin + line - 1;
+        if (!p_.bias_out) continue;
         T* const sums = static_cast<T*>(p_.bias_out) + stream * p_.bias_out_stride + row;
-        for (int64_t panel = 0; p_.bias_out && panel < panels_; ++panel)
+        for (int64_t panel = 0; panel < panels_; ++panel)
             t_.add_tokens(tile(line, row, panel), rows_of(block), weights_.data() + panel * g_.nr, sums);
     }
 }

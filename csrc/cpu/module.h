@@ -8,9 +8,12 @@
 
 namespace fu {
 
-// One static object of this in a file; `define` is called once with the module.
+// One static object of this in a file; `define` is called once with the module. They form a list by themselves, so that
+// nothing is allocated, and nothing can be thrown, while the library is loaded.
 struct Bindings {
-    explicit Bindings(void (*define)(pybind11::module_&));
+    explicit Bindings(void (*define)(pybind11::module_&)) noexcept;
+    void (*define)(pybind11::module_&);
+    const Bindings* next;
 };
 
 // Tensors come as addresses, so no torch header is needed, and the module serves every torch version.

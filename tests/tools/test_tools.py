@@ -57,8 +57,35 @@ def test_every_native_source_is_in_style():
     pytest.importorskip("clang_format", reason="pip install 'fastunlearn[lint]'")
     format_check = tool("format_check")
     assert len(format_check.sources()) > 80
-    wrong = [path for path in format_check.sources() if format_check.formatted(path) != path.read_text(encoding="utf-8")]
+    wrong = [p for p in format_check.sources() if format_check.formatted(p) != p.read_text(encoding="utf-8")]
     assert not wrong, "python tools/format_check.py --write"
+
+
+def test_clang_tidy_reads_what_the_build_compiles():
+    """The instruction sets of tools/tidy_check.py are those of setup.py, which cannot be imported."""
+    tidy_check = tool("tidy_check")
+    module = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    built = []
+    for node in ast.walk(module):
+        targets = [node.target] if isinstance(node, ast.AugAssign) else getattr(node, "targets", [])
+        if any(isinstance(target, ast.Name) and target.id == "ISAS" for target in targets):
+            built += ast.literal_eval(node.value)
+    assert len(built) == 3 and built[: len(tidy_check.ISAS)] == tidy_check.ISAS
+    kernel, driver = ROOT / "csrc/cpu/isa/norm_kernels.cpp", ROOT / "csrc/cpu/norm.cpp"
+    assert {kernel, driver} <= set(tidy_check.sources())
+    assert len(tidy_check.flags_of(kernel)) == len(tidy_check.ISAS)
+
+
+def test_a_finding_of_clang_tidy_fails(tmp_path, monkeypatch):
+    tidy_check = tool("tidy_check")
+    fake = tmp_path / "clang-tidy"
+    fake.write_text("#!/bin/sh\necho '/x/../y.h:3:5: warning: wrong [a-check]'\necho '   3 | int'\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(tidy_check, "tidy", lambda: str(fake))
+    assert tidy_check.findings(ROOT / "csrc/cpu/norm.cpp", []) == ["/y.h:3: wrong [a-check]"]
+    fake.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 2\n")
+    (found,) = tidy_check.findings(ROOT / "csrc/cpu/norm.cpp", [])
+    assert "no such option" in found
 
 
 def test_links_of_the_site():

@@ -193,6 +193,6 @@ constexpr AttentionProducts<T> table(decltype(AttentionProducts<T>::pack) pack) 
 }  // namespace
 
 extern const AttentionKernels FU_JOIN(attention_products_, FU_ISA);
-const AttentionKernels FU_JOIN(attention_products_, FU_ISA) = {table<float>(pack_f32), table<double>(pack_f64)};
+constexpr AttentionKernels FU_JOIN(attention_products_, FU_ISA) = {table<float>(pack_f32), table<double>(pack_f64)};
 
 }  // namespace fu

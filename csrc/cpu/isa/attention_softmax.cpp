@@ -144,6 +144,6 @@ constexpr AttentionSoftmax<T> table() {
 }  // namespace
 
 extern const SoftmaxKernels FU_JOIN(attention_softmax_, FU_ISA);
-const SoftmaxKernels FU_JOIN(attention_softmax_, FU_ISA) = {table<float>(), table<double>()};
+constexpr SoftmaxKernels FU_JOIN(attention_softmax_, FU_ISA) = {table<float>(), table<double>()};
 
 }  // namespace fu

@@ -9,7 +9,7 @@ namespace fu {
 namespace {
 
 template <class T>
-constexpr int64_t kPanel = kVectors * FU_BYTES / int64_t(sizeof(T));
+constexpr int64_t kPanel = int64_t(kVectors) * FU_BYTES / int64_t(sizeof(T));
 
 template <class T>
 constexpr T kLowest = T(sizeof(T) == 4 ? -3.4028234663852886e38 : -1.7976931348623157e308);
@@ -202,7 +202,7 @@ void add_tokens(const T* tile, int64_t rows, const T* weights, T* to) {
 }  // namespace
 
 extern const CrossEntropyKernels FU_JOIN(cross_entropy_, FU_ISA);
-const CrossEntropyKernels FU_JOIN(cross_entropy_, FU_ISA) = {
+constexpr CrossEntropyKernels FU_JOIN(cross_entropy_, FU_ISA) = {
     {soften<float>, tangents<float>, adjoints<float>, add_tokens<float>},
     {soften<double>, tangents<double>, adjoints<double>, add_tokens<double>},
 };

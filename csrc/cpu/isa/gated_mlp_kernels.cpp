@@ -194,7 +194,7 @@ void backward(const GatedBackward& call, int64_t n) {
 }  // namespace
 
 extern const GatedTable FU_JOIN(gated_, FU_ISA);
-const GatedTable FU_JOIN(gated_, FU_ISA) = {{
+constexpr GatedTable FU_JOIN(gated_, FU_ISA) = {{
     {forward<float>, backward<float>},
     {forward<double>, backward<double>},
     {forward<BFloat16>, backward<BFloat16>},

@@ -73,7 +73,7 @@ __attribute__((target("avx512bf16"))) inline void add_pairs(const float* a, cons
         __m512bh high[kVectors], low[kVectors];
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
-            high[v] = (__m512bh)_mm512_loadu_ps(b + v * kLanes);
+            high[v] = (__m512bh)_mm512_loadu_ps(b + int64_t(v) * kLanes);
             if (kSplit) low[v] = (__m512bh)_mm512_loadu_ps(b + kColumns + v * kLanes);
         }
 #pragma GCC unroll 16
@@ -115,7 +115,7 @@ __attribute__((target("avx512bf16"))) void product(const float* a, int64_t rows,
 }  // namespace
 
 extern const GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA);
-const GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA) = {
+constexpr GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA) = {
     {kRows, int(kColumns), pack<false>, product<false>, nullptr, length_rounded},
     {kRows, int(kColumns), pack<true>, product<true>, nullptr, length_split},
 };
@@ -127,7 +127,7 @@ const GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA) = {
 namespace fu {
 
 extern const GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA);
-const GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA) = {};
+constexpr GemmBFloat16 FU_JOIN(gemm_bfloat16_, FU_ISA) = {};
 
 }  // namespace fu
 

@@ -263,7 +263,7 @@ int64_t length(int64_t depth) { return depth; }
 }  // namespace
 
 extern const GemmKernels FU_JOIN(gemm_kernels_, FU_ISA);
-const GemmKernels FU_JOIN(gemm_kernels_, FU_ISA) = {
+constexpr GemmKernels FU_JOIN(gemm_kernels_, FU_ISA) = {
     {kRows, int(kColumns<float>), pack_f32, product<float>, product_tiles<float>, length},
     {kRows, int(kColumns<double>), pack_f64, product<double>, product_tiles<double>, length},
 };

@@ -47,7 +47,8 @@ template <int kRows, bool short_rows, class S>
 inline void ask(const S* g, int64_t stride, int64_t p, const char* far) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
-        __builtin_prefetch(short_rows ? far + 64 * r : reinterpret_cast<const char*>(g + r * stride + p) + kAhead);
+        __builtin_prefetch(short_rows ? far + int64_t(64) * r
+                                      : reinterpret_cast<const char*>(g + r * stride + p) + kAhead);
 }
 
 // Bytes of a group of eight rows, where it is a short one, else 0; and where the group to be asked for begins.
@@ -101,7 +102,7 @@ inline void totals_of(const Vector<float>::type* v, float* out) {
     for (int i = 0; i < 2; ++i) {
         Four total = parts[i][0];
         for (int j = 1; j < FU_BYTES / 16; ++j) total += parts[i][j];
-        __builtin_memcpy(out + 4 * i, &total, sizeof total);
+        __builtin_memcpy(out + int64_t(4) * i, &total, sizeof total);
     }
 #else
     for (int r = 0; r < 8; ++r) out[r] = total_of(v[r]);
@@ -191,6 +192,6 @@ void add(int stored, const void* g, int64_t stride, int64_t rows, int64_t column
 }  // namespace
 
 extern const LowRankKernels FU_JOIN(low_rank_kernels_, FU_ISA);
-const LowRankKernels FU_JOIN(low_rank_kernels_, FU_ISA) = {dot, add};
+constexpr LowRankKernels FU_JOIN(low_rank_kernels_, FU_ISA) = {dot, add};
 
 }  // namespace fu

@@ -174,7 +174,7 @@ void backward(const NormCall& c, const NormBackward& to, int64_t begin, int64_t 
 }  // namespace
 
 extern const NormTable FU_JOIN(norm_, FU_ISA);
-const NormTable FU_JOIN(norm_, FU_ISA) = {{
+constexpr NormTable FU_JOIN(norm_, FU_ISA) = {{
     {forward<float>, backward<float>},
     {forward<double>, backward<double>},
     {forward<BFloat16>, backward<BFloat16>},

@@ -61,6 +61,6 @@ void apply(const RopeCall& c) {
 }  // namespace
 
 extern const RopeTable FU_JOIN(rope_, FU_ISA);
-const RopeTable FU_JOIN(rope_, FU_ISA) = {{apply<float>, apply<double>, apply<BFloat16>}};
+constexpr RopeTable FU_JOIN(rope_, FU_ISA) = {{apply<float>, apply<double>, apply<BFloat16>}};
 
 }  // namespace fu

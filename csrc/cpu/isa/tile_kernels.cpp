@@ -83,7 +83,7 @@ inline void micro_tile(const T* a, const T* b, int64_t depth, T* c, int64_t ldc,
 template <class T>
 void product(const T* a, int64_t panels_a, const T* b, int64_t panels_b, int64_t depth, T* c, int64_t ldc,
              bool accumulate) {
-    constexpr int64_t kColumns = kVectors * FU_BYTES / int64_t(sizeof(T));
+    constexpr int64_t kColumns = int64_t(kVectors) * FU_BYTES / int64_t(sizeof(T));
     for (int64_t j = 0; j < panels_b; ++j)  // a panel of b stays in the first cache while all of a passes by
         for (int64_t i = 0; i < panels_a; ++i)
             micro_tile(a + i * kRows * depth, b + j * kColumns * depth, depth, c + i * kRows * ldc + j * kColumns, ldc,
@@ -112,7 +112,7 @@ constexpr int columns_of(int bytes) { return kVectors * FU_BYTES / bytes; }
 }  // namespace
 
 extern const Kernels FU_JOIN(kernels_, FU_ISA);
-const Kernels FU_JOIN(kernels_, FU_ISA) = {
+constexpr Kernels FU_JOIN(kernels_, FU_ISA) = {
     FU_TEXT(FU_ISA),
     {kRows, columns_of(4), pack_f32, product<float>, multiply_sum<float>},
     {kRows, columns_of(8), pack_f64, product<double>, multiply_sum<double>},
