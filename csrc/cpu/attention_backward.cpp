@@ -16,6 +16,7 @@ class Backward {
         AttentionSchedule schedule(p_);
         threads = int(std::min<int64_t>(threads, std::max<int64_t>(int64_t(schedule.pieces().size()), 1)));
         std::vector<std::unique_ptr<Work>> work;
+        work.reserve(size_t(threads));
         for (int t = 0; t < threads; ++t) work.push_back(std::make_unique<Work>(p_, io_));
 #pragma omp parallel num_threads(threads)
         {

@@ -69,7 +69,8 @@ struct Sums {
 
 template <bool kSplit>
 __attribute__((target("avx512bf16"))) inline void add_pairs(const float* a, const float* b, int64_t pairs, Sums& sums) {
-    for (; pairs > 0; --pairs, a += kRows * (kSplit ? 2 : 1), b += kColumns * (kSplit ? 2 : 1)) {
+    constexpr int64_t kParts = kSplit ? 2 : 1;
+    for (; pairs > 0; --pairs, a += kRows * kParts, b += kColumns * kParts) {
         __m512bh high[kVectors], low[kVectors];
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
