@@ -45,7 +45,10 @@ TRACED = 64
 RANK = 128  # of the kept Fisher
 PRIVATE = {"steps": 200, "batch_size": 32, "noise": 1.0, "max_norm": 1.0, "delta": 1e-3, "learning_rate": 2e-3}
 #: Attacked beside the original: ours, and what comes nearest of the others.
-ATTACKED = ("fisher-removal", "fisher-forgetting", "k-fade", "gradient-difference", "npo-retain", "bounded-difference")
+ATTACKED = (
+    "fisher-removal", "fisher-forgetting", "kronecker-removal", "k-fade", "gradient-difference", "npo-retain",
+    "bounded-difference",
+)  # fmt: skip
 ATTACKS = ("relearn", "quantise-nf4")
 SHOWN = (
     "label", "uses_retain", "gradients", "seconds", "peak_bytes", "forget_accuracy", "retain_accuracy",

@@ -50,6 +50,12 @@ class TokenScores:
         return float(self.correct.double().mean())
 
     @property
+    def log_odds(self) -> Tensor:
+        """(n,) float64: ``log p - log(1 - p)`` of each target token; at most 16, where p rounds to 1."""
+        sure = self.log_prob.clamp_max(-1e-7)
+        return sure - torch.log(-torch.expm1(sure))
+
+    @property
     def sample_log_probs(self) -> Tensor:
         """(m,) float64: log-probability of each sample's targets together."""
         return torch.zeros(self.samples, dtype=torch.float64).index_add_(0, self.sample, self.log_prob)

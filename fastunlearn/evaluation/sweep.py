@@ -40,6 +40,7 @@ AXES: dict[str, tuple] = {
     "kind": ("empirical", "sampled"),
     "steps": (3, 6, 12),
     "step_norm": (0.1, 0.25, 0.5),
+    "fade": ("mean", "ranks"),
 }
 FILE = "sweep.json"
 FORMAT = 1

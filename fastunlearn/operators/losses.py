@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["TokenLoss", "log_likelihood", "log_odds", "negative_log_likelihood", "softplus_log_odds"]
+__all__ = [
+    "TokenLoss", "log_likelihood", "log_odds", "negative_log_likelihood", "ranked_log_odds", "softplus_log_odds",
+]  # fmt: skip
 
 TokenLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,5 +44,19 @@ def softplus_log_odds(threshold: float = 0.0) -> TokenLoss:
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         return F.softplus(log_odds(logits, targets) - threshold)
+
+    return loss
+
+
+def ranked_log_odds(own: Tensor, wanted: Tensor) -> TokenLoss:
+    """:func:`softplus_log_odds` with a threshold for each token: the r-th smallest of ``wanted`` (n,) for a token whose
+    log-odds are nearest to the r-th smallest of ``own`` (n,). The pull on it fades where its counterpart lies."""
+    own, wanted = own.sort().values, wanted.sort().values
+    between = (own[1:] + own[:-1]) / 2  # so that a last digit does not change a rank
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        z = log_odds(logits, targets)
+        rank = torch.searchsorted(between.to(z), z.detach())
+        return F.softplus(z - wanted.to(z)[rank])
 
     return loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from fastunlearn.audit.divergence import kl, reference_log_probs
 from fastunlearn.audit.scores import token_scores
@@ -29,10 +30,11 @@ class Monitor:
     """Watches the request's model. Made while the model is still the original.
 
     Enough is forgotten when the forget records look like records that the model has never seen: forget accuracy
-    at most ``target_accuracy`` and forget loss at least ``target_loss`` (nats per target token). What is not given
-    is the original's figure on the held-out records. Without those the accuracy is 0.1, with a note, and no
-    loss is asked for. The *probe*, on which drift from the original is measured as KL(original || model), is a
-    seeded subset of the retained records, else of the held-out ones; without either, drift is None.
+    at most ``target_accuracy`` and forget loss at least ``target_loss`` (nats per target token). What is not
+    given is the original's figure on the held-out records. Without those the accuracy is 0.1, with a note, and no
+    loss is asked for; nor with ``needs="accuracy"``. The *probe*, on which drift from the original is measured as
+    KL(original || model), is a seeded subset of the retained records, else of the held-out ones; without either,
+    drift is None.
     """
 
     def __init__(
@@ -41,14 +43,17 @@ class Monitor:
         *,
         target_accuracy: float | None = None,
         target_loss: float | None = None,
+        needs: str = "both",
         probe_size: int = 256,
     ):
         self.request = request
         self._options = {"pad_token_id": request.pad_token_id, "batch_size": 2 * request.batch_size}
+        self._unseen = None
         if request.held_out:
             unseen = token_scores(request.model, request.held_out, **self._options)
             target_accuracy = unseen.accuracy if target_accuracy is None else target_accuracy
             target_loss = unseen.loss if target_loss is None else target_loss
+            self._unseen = unseen.log_odds
         elif target_accuracy is None:
             target_accuracy = DEFAULT_TARGET
             request.notes.append(
@@ -56,13 +61,14 @@ class Monitor:
                 "guess; give records that the model has never seen, or set target_accuracy and target_loss."
             )
         self.target_accuracy, self.target_loss = target_accuracy, target_loss
+        self._asks_loss = needs == "both" and target_loss is not None
         self.probe = _subset(request.retain or request.held_out, probe_size, request.seed)
         self._original = reference_log_probs(request.model, self.probe, **self._options) if self.probe else None
 
     @property
     def target(self) -> str:
         """The target, in words."""
-        loss = "" if self.target_loss is None else f" and loss {self.target_loss:.2f}"
+        loss = f" and loss {self.target_loss:.2f}" if self._asks_loss else ""
         return f"the target of forget accuracy {self.target_accuracy:.3f}{loss}"
 
     @property
@@ -73,9 +79,18 @@ class Monitor:
         loss = max(self.target_loss, 1e-3)
         return -loss - math.log1p(-math.exp(-loss))
 
+    def ranks(self) -> tuple[Tensor, Tensor] | None:
+        """Log-odds (n,) of the forget records' target tokens now, and as many quantiles of those that the original
+        gives the held-out ones, both ascending; None without held-out records."""
+        if self._unseen is None:
+            return None
+        own = token_scores(self.request.model, self.request.forget, **self._options).log_odds.sort().values
+        share = (torch.arange(len(own), dtype=torch.float64) + 0.5) / len(own)
+        return own, torch.quantile(self._unseen, share)
+
     def enough(self, accuracy: float, loss: float) -> bool:
         """Whether a model with this forget accuracy and loss has forgotten enough."""
-        return accuracy <= self.target_accuracy and (self.target_loss is None or loss >= self.target_loss)
+        return accuracy <= self.target_accuracy and (not self._asks_loss or loss >= self.target_loss)
 
     def forgotten(self) -> bool:
         """Whether the model as it is now has forgotten enough."""

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastunlearn.operators.losses import TokenLoss, log_likelihood, softplus_log_odds
+from fastunlearn.operators.losses import TokenLoss, log_likelihood, ranked_log_odds, softplus_log_odds
 
 from .curvature import Curvature, RetainCurvature, Vector
 from .guard import guarded_move
@@ -28,7 +28,10 @@ __all__ = ["descend_by_steps", "make_curvature", "make_monitor", "make_pull", "n
 
 def make_monitor(request: Request, settings) -> Monitor:
     """The monitor with the targets of the settings."""
-    return Monitor(request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss)
+    needs = getattr(settings, "enough", "both")
+    return Monitor(
+        request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss, needs=needs
+    )  # fmt: skip
 
 
 def norm(step: Vector) -> float:
@@ -59,9 +62,11 @@ def _limited(step: Vector, limit: float, how: str) -> tuple[Vector, float]:
 
 def make_pull(settings, monitor: Monitor) -> TokenLoss:
     """What a step lowers on the forget records: their bounded pull, or with ``loss="likelihood"`` their
-    log-likelihood, which has no end."""
+    log-likelihood, which has no end. With ``fade="ranks"`` it is one for the model as it is now."""
     if getattr(settings, "loss", "log-odds") == "likelihood":
         return log_likelihood
+    if settings.fade == "ranks" and settings.threshold is None and (ranks := monitor.ranks()) is not None:
+        return ranked_log_odds(*ranks)
     return softplus_log_odds(monitor.threshold if settings.threshold is None else settings.threshold)
 
 
@@ -82,11 +87,11 @@ def descend_by_steps(request: Request, settings, monitor: Monitor, maker) -> tup
     steps = taken_up(request) or [monitor.look(0)]
     if monitor.done(steps[-1]):
         return steps, "nothing to do: forgotten already" if len(steps) == 1 else f"reached {monitor.target}"
-    pull = make_pull(settings, monitor)
     with request.progress.task("Newton steps", total=settings.steps, unit="step") as task:
         task.advance(len(steps) - 1)
         for number_ in range(len(steps), settings.steps + 1):
-            stopped = _newton_step(request, settings, monitor, maker.at(number_, pull), steps)
+            curvature = maker.at(number_, make_pull(settings, monitor))
+            stopped = _newton_step(request, settings, monitor, curvature, steps)
             if maker.is_fresh(number_ + 1):
                 keep_state(request, steps)
             task.advance()

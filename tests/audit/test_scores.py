@@ -15,7 +15,7 @@ from fastunlearn.audit import _forward
 from fastunlearn.audit.bootstrap import interval
 from fastunlearn.audit.divergence import kl, reference_log_probs
 from fastunlearn.audit.membership import auc
-from fastunlearn.audit.scores import token_scores
+from fastunlearn.audit.scores import TokenScores, token_scores
 from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
 
@@ -62,6 +62,14 @@ def test_loss_is_that_of_the_model(tiny_gpt2):
     model, data = tiny_gpt2(), samples((6,), prompt=2)
     expected = model(input_ids=data[0].input_ids[None], labels=data[0].labels[None]).loss.detach()
     assert token_scores(model, data, pad_token_id=0).loss == pytest.approx(float(expected))
+
+
+def test_log_odds_of_tokens():
+    p = torch.tensor([0.25, 0.5, 1 - 1e-4], dtype=torch.float64)
+    zeros = torch.zeros(3, dtype=torch.long)
+    assert TokenScores(p.log(), zeros.bool(), zeros, 1).log_odds.tolist() == pytest.approx((p / (1 - p)).log().tolist())
+    certain = TokenScores(torch.zeros(1, dtype=torch.float64), zeros[:1].bool(), zeros[:1], 1).log_odds
+    assert certain.item() == pytest.approx(16.118, abs=1e-3)  # finite, where p rounds to 1
 
 
 def test_small_logits_budget_changes_nothing(tiny_llama, monkeypatch):

@@ -11,7 +11,7 @@ from torch import nn
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.blocks import make_blocks
 from fastunlearn.operators.gram import gram_blocks
-from fastunlearn.operators.losses import log_odds, softplus_log_odds
+from fastunlearn.operators.losses import log_odds, ranked_log_odds, softplus_log_odds
 from fastunlearn.operators.model_state import select_parameters
 from fastunlearn.operators.sample_gradients import SampleGradients
 from tests.operators.sampling import flat, make_samples, true_gradients
@@ -151,6 +151,17 @@ def test_float32_stays_near_float64(tiny_llama):
 def test_other_losses(tiny_llama, loss):
     model = tiny_llama()
     close(operator(model, loss=loss).dense(), true_gradients(model, make_samples(), loss=loss))
+
+
+def test_a_ranked_pull_ends_where_the_counterpart_lies():
+    """Two words, so that the log-odds are the difference of the logits."""
+    own, wanted = torch.tensor([5.0, -1.0, 2.0]), torch.tensor([4.0, -30.0, -3.0])
+    z = torch.tensor([-1.0, 2.0, 5.0, 7.0, 1.0], requires_grad=True)  # the last two lie beside the ranks
+    pull = ranked_log_odds(own, wanted)(torch.stack([z, torch.zeros(5)], 1), torch.zeros(5, dtype=torch.long))
+    gap = torch.tensor([-1.0 + 30, 2.0 + 3, 5.0 - 4, 7.0 - 4, 1.0 + 3])
+    assert torch.allclose(pull, (1 + gap.exp()).log())
+    (slope,) = torch.autograd.grad(pull.sum(), z)
+    assert torch.allclose(slope, torch.sigmoid(gap))
 
 
 def test_log_odds_keeps_its_digits_near_certainty():

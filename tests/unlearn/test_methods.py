@@ -22,7 +22,7 @@ PER_STEP = {
     "fisher-removal": 50, "fisher-forgetting": 50, "newton": 50, "fisher-removal-retain-free": 10,
     "gradient-ascent": 10, "gradient-difference": 26, "npo": 10, "npo-retain": 26, "bounded-ascent": 10,
     "bounded-difference": 26, "finetune": 16, "kl-ascent": 26, "simnpo": 26, "rmu": 26, "soul": 26, "k-fade": 50,
-    "newton-steps": 50, "win-u": 10,
+    "newton-steps": 50, "win-u": 10, "kronecker-removal": 50,
 }  # fmt: skip
 
 

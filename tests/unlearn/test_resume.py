@@ -18,6 +18,7 @@ OPTIONS = {
     "fisher-forgetting": {**FEW, "fisher_samples": 20, "noise": 1e-3},
     "fisher-removal-retain-free": FEW,
     "k-fade": {**FEW, "refresh": 2},
+    "kronecker-removal": {**FEW, "refresh": 2},
 }
 
 

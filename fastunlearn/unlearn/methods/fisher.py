@@ -21,13 +21,14 @@ __all__ = ["METHODS", "ForgettingSettings", "RemovalSettings", "RetainFreeSettin
 @dataclass(frozen=True, kw_only=True)
 class RemovalSettings:
     """``steps``: at most so many. ``step_norm``: the longest step, L2 over all chosen weights. ``damping``: added
-    to the Fisher's diagonal. ``blocks``: between which curvature counts as zero. ``kind``: "empirical" labels
-    or "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all). ``refresh``: steps
-    for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all
-    forget records alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted.
-    ``threshold``: log-odds at which a token's pull has faded by half (None: those of a token with the
-    target loss, else -3). ``kl_budget``: the drift that the
-    guard allows, nats per target token (None: no guard). ``target_accuracy``, ``target_loss``: see Monitor."""
+    to the Fisher's diagonal. ``blocks``: between which curvature counts as zero. ``kind``: "empirical" labels or
+    "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all). ``refresh``: steps for which one
+    Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all forget records alike; "gauss-newton" pulls each
+    as far as it needs, its effect on the others counted. ``threshold``: log-odds at which a token's pull has faded
+    by half (None: as ``fade`` says). ``fade``: "mean" takes those of a token with the target loss, or -3; "ranks"
+    takes for each token those of the held-out token of its rank (see docs/newton.md). ``enough``: what must be that
+    of held-out records, accuracy and loss, or accuracy alone. ``kl_budget``: the drift that the guard allows, nats
+    per target token (None: no guard). ``target_accuracy``, ``target_loss``: see Monitor."""
 
     steps: int = whole(12, least=1)
     step_norm: float = number(0.25, above=0)
@@ -38,6 +39,8 @@ class RemovalSettings:
     refresh: int = whole(1, least=1)
     pull: str = choice("sum", "gauss-newton")
     threshold: float | None = optional(number(None))
+    fade: str = choice("mean", "ranks")
+    enough: str = choice("both", "accuracy")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
     target_loss: float | None = optional(at_least(None, 0))
@@ -51,6 +54,8 @@ class RetainFreeSettings:
     step_norm: float = number(0.25, above=0)
     pull: str = choice("sum", "gauss-newton")
     threshold: float | None = optional(number(None))
+    fade: str = choice("mean", "ranks")
+    enough: str = choice("both", "accuracy")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
     target_loss: float | None = optional(at_least(None, 0))

@@ -23,7 +23,7 @@ from fastunlearn.unlearn.search import Logarithmic, OneOf
 from fastunlearn.unlearn.settings import at_least, choice, number, optional, whole
 from fastunlearn.unlearn.steps import descend_by_steps, make_monitor
 
-__all__ = ["METHODS", "KFADESettings"]
+__all__ = ["METHODS", "KFADESettings", "KroneckerMaker"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class KFADESettings:
     """``steps``, ``step_norm``, ``damping``, ``fisher_samples``, ``kl_budget`` and targets: as for Fisher Removal.
     ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not. ``kind``: "sampled" labels (Gauss-Newton) or the
     records' own. ``refresh``: steps for which one F serves. ``loss``: "likelihood" climbs the forget loss without
-    end, "log-odds" descends Fisher Removal's bounded pull."""
+    end, "log-odds" descends Fisher Removal's bounded pull, with its ``threshold`` and ``fade``."""
 
     steps: int = whole(12, least=1)
     step_norm: float = number(0.25, above=0)
@@ -42,6 +42,7 @@ class KFADESettings:
     refresh: int = whole(1, least=1)
     loss: str = choice("likelihood", "log-odds")
     threshold: float | None = optional(number(None))
+    fade: str = choice("mean", "ranks")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
     target_loss: float | None = optional(at_least(None, 0))
@@ -65,10 +66,10 @@ class _Kronecker:
         return len(self._forget)
 
 
-class _Maker:
+class KroneckerMaker:
     """F of retained records, taken anew at every ``refresh``-th step."""
 
-    def __init__(self, request: Request, settings: KFADESettings):
+    def __init__(self, request: Request, settings):
         self._records = RetainedRecords(request, settings.fisher_samples, settings.kind)
         self._settings, self._inverse = settings, None
 
@@ -90,7 +91,7 @@ class _Maker:
 
 def run(request: Request, settings: KFADESettings) -> tuple[list[dict], str]:
     """Steps up the forget loss until enough is forgotten."""
-    return descend_by_steps(request, settings, make_monitor(request, settings), _Maker(request, settings))
+    return descend_by_steps(request, settings, make_monitor(request, settings), KroneckerMaker(request, settings))
 
 
 METHODS = (

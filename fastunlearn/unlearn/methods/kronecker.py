@@ -1,0 +1,52 @@
+"""Kronecker Removal: Fisher Removal's bounded pull, shaped by EK-FAC of the retained records, in longer steps.
+
+The exact Fisher in sample space has as many directions as there are retained records, and holds nothing else in place
+but by its damping. EK-FAC is an approximation, but of full rank: directions that few records use are free, all others
+are held. Steps may then be longer, and harm less (docs/newton.md, "Which curvature").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastunlearn.unlearn.method import Method
+from fastunlearn.unlearn.request import Request
+from fastunlearn.unlearn.search import Logarithmic, OneOf
+from fastunlearn.unlearn.settings import at_least, choice, number, optional, whole
+from fastunlearn.unlearn.steps import descend_by_steps, make_monitor
+
+from .k_fade import KroneckerMaker
+
+__all__ = ["METHODS", "KroneckerSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KroneckerSettings:
+    """As for Fisher Removal; ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not."""
+
+    steps: int = whole(12, least=1)
+    step_norm: float = number(1.5, above=0)
+    damping: float = number(1e-5, above=0)
+    curvature: str = choice("ekfac", "kfac")
+    kind: str = choice("sampled", "empirical")
+    fisher_samples: int | None = optional(whole(None, least=1))
+    refresh: int = whole(1, least=1)
+    threshold: float | None = optional(number(None))
+    fade: str = choice("ranks", "mean")
+    enough: str = choice("both", "accuracy")
+    kl_budget: float | None = optional(number(0.5, above=0))
+    target_accuracy: float | None = optional(at_least(None, 0, most=1))
+    target_loss: float | None = optional(at_least(None, 0))
+    pull = "sum"
+
+
+def run(request: Request, settings: KroneckerSettings) -> tuple[list[dict], str]:
+    """Steps down the pull until enough is forgotten."""
+    return descend_by_steps(request, settings, make_monitor(request, settings), KroneckerMaker(request, settings))
+
+
+METHODS = (
+    Method("kronecker-removal", "Kronecker Removal", "Fisher Removal's pull, retained outputs held by EK-FAC",
+           True, KroneckerSettings, run, restartable=True,
+           search={"damping": Logarithmic(1e-7, 1e-4), "step_norm": OneOf((0.5, 1.0, 1.5, 2.0))}),
+)  # fmt: skip

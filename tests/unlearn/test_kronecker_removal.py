@@ -1,0 +1,94 @@
+"""Kronecker Removal and the pull by ranks: a step by hand, where the pull ends, and what it spares."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from fastunlearn.data.encode import encode
+from fastunlearn.operators.targets import make_batch, target_logits
+from fastunlearn.unlearn.monitor import Monitor
+from fastunlearn.unlearn.request import prepare
+from tests.unlearn.running import run
+from tests.unlearn.test_curvature_by_hand import DAMPING, NAME, factors, moved, relative
+from tests.unlearn.unchanged import bits, same_bits
+
+
+def samples(world, name):
+    return encode(world.data[name], world.tokenizer, max_length=32)
+
+
+def odds(model, records) -> torch.Tensor:
+    """Log-odds of every target token by softmax, in float64."""
+    found = target_logits(model, make_batch(model, records, 0))
+    p = found.logits.double().softmax(1).gather(1, found.tokens[:, None]).squeeze(1)
+    return p.log() - (1 - p).log()
+
+
+def quantiles(values: torch.Tensor, count: int) -> torch.Tensor:
+    """The middle of each of ``count`` equal parts of the sorted values, between neighbours by a straight line."""
+    values, places = values.sort().values, (torch.arange(count).double() + 0.5) / count * (len(values) - 1)
+    low = places.floor().long()
+    high = (low + 1).clamp_max(len(values) - 1)
+    return values[low] + (places - low) * (values[high] - values[low])
+
+
+def test_ranks_are_those_of_the_original_on_held_out_records(world):
+    request = prepare(world.model, world.tokenizer, **world.data)
+    monitor = Monitor(request)
+    with torch.no_grad():
+        own = odds(world.model, samples(world, "forget")).sort().values
+        wanted = quantiles(odds(world.model, samples(world, "held_out")), len(own))
+        for parameter in world.model.parameters():
+            parameter.mul_(0.9)  # what is wanted stays, what is now does not
+        now = odds(world.model, samples(world, "forget")).sort().values
+    found = monitor.ranks()
+    assert torch.allclose(found[0], now, atol=1e-3) and not torch.allclose(now, own, atol=1e-1)
+    assert torch.allclose(found[1], wanted, atol=1e-3)
+
+
+@pytest.mark.parametrize("threshold", [None, -2.0])
+def test_a_step_goes_down_the_pull_held_by_the_kronecker_product(world, threshold):
+    world.model.double()
+    a, b, _ = factors(world)
+    z = odds(world.model, samples(world, "forget"))
+    wanted = threshold
+    if threshold is None:
+        unseen = odds(world.model, samples(world, "held_out")).detach()
+        wanted = quantiles(unseen, len(z))[torch.argsort(torch.argsort(z.detach()))]
+    (down,) = torch.autograd.grad(torch.nn.functional.softplus(z - wanted).sum(), world.model.get_parameter(NAME))
+    step = torch.linalg.solve(torch.kron(b, a) + DAMPING * torch.eye(down.numel()).double(), down.flatten())
+    got = moved(
+        world, "kronecker-removal", curvature="kfac", kind="empirical", damping=DAMPING, steps=1, step_norm=0.2,
+        threshold=threshold,
+    )  # fmt: skip
+    assert relative(got, -0.2 * step / step.norm()) < 1e-4  # norms are in float32, whatever the model is in
+
+
+def test_where_unseen_records_are_known_as_well_there_is_next_to_no_pull(world):
+    """Some of the retained records as held-out ones: a pull by ranks has nowhere to go."""
+    world.data = {**world.data, "held_out": world.data["retain"][:10], "retain": world.data["retain"][10:]}
+    request = prepare(world.model, world.tokenizer, **world.data)
+    own, wanted = Monitor(request).ranks()
+    assert (own - wanted).abs().mean() < 1.5 < own.mean()
+
+
+@pytest.mark.parametrize("method", ["fisher-removal", "kronecker-removal"])
+def test_without_held_out_records_ranks_are_the_mean(world, method):
+    world.data = {**world.data, "held_out": None}
+    twin = copy.deepcopy(world)
+    run(world, method, steps=1, fade="ranks"), run(twin, method, steps=1, fade="mean")
+    assert same_bits(bits(world.model), bits(twin.model))
+
+
+@pytest.mark.parametrize("method", ["fisher-removal", "kronecker-removal"])
+def test_accuracy_alone_can_be_enough(world, method):
+    """A loss that no run reaches is then not asked for, and still says where the pull fades."""
+    twin = copy.deepcopy(world)
+    out_of_reach = {"target_accuracy": 0.25, "target_loss": 99.0, "kl_budget": None, "steps": 8, "step_norm": 0.25}
+    alone, both = run(world, method, enough="accuracy", **out_of_reach), run(twin, method, **out_of_reach)
+    assert alone.stopped == "reached the target of forget accuracy 0.250" and both.stopped == "all 8 steps are taken"
+    assert alone.steps[-1]["forget_accuracy"] <= 0.25 < alone.steps[-2]["forget_accuracy"]
+    assert alone.steps[:-1] == both.steps[: len(alone.steps) - 1]
