@@ -38,6 +38,7 @@ ADVICE = {
     "kind": "Labels of the Fisher: the records' own, or drawn from the model",
     "steps": "Steps at most",
     "step_norm": "Length of a step",
+    "fade": "Where the pull fades: one threshold, or that of the unseen token of the same rank",
     "parameters": "Part of the weights that may change",
 }
 
