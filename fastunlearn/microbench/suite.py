@@ -157,8 +157,12 @@ def read_record(path: str | Path) -> dict:
     """An older record. Raises InvalidInputError where it is none."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        assert isinstance(record["cases"], list) and isinstance(record["machine"], dict)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if not isinstance(record["cases"], list) or not isinstance(record["machine"], dict):
+            raise TypeError
+        for item in record["cases"]:
+            if not isinstance(item["case"], dict) or not isinstance(item["results"], dict):
+                raise TypeError
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(f"{path} is no record of fastunlearn bench ({type(error).__name__})") from error
     return record
 

@@ -92,3 +92,30 @@ def test_bad_arguments_are_named(arguments, words, capsys):
 def test_an_unknown_request_is_refused():
     with pytest.raises(InvalidInputError, match="rounds"):
         suite.Request(rounds=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"cases": {}, "machine": {}}', '{"cases": [], "machine": []}', '{"cases": [3], "machine": {}}',
+     '{"cases": [{"case": {}}], "machine": {}}'],
+)  # fmt: skip
+def test_a_file_that_is_no_record_is_refused(tmp_path, text):
+    (tmp_path / "old.json").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"old\.json is no record of fastunlearn bench"):
+        suite.read_record(tmp_path / "old.json")
+
+
+def test_comparison_with_another_machine_says_so(monkeypatch):
+    monkeypatch.setattr(suite, "machine", lambda device: {"cpu": "this one"})
+    about = {"name": "linear", "kind": "op"}
+    old = {"machine": {"cpu": "that one"}, "cases": [{"case": about, "results": {OURS: {"seconds": 2.0}}}]}
+    new = [{"case": {**about, "truth": "t"}, "results": {OURS: {"seconds": 0.05}, "failed": {"gate": "failed"}}}]
+    text = suite.comparison(old, new)
+    assert "another machine, or other threads: times do not compare" in text
+    assert f"linear: {OURS}: 2 s -> 50 ms (0.03 x)" in text and "failed" not in text
+
+
+def test_no_chart_of_nothing():
+    case = {"case": {"name": "linear"}, "results": {OURS: {"gate": "rejected", "error": 1.0}}}
+    with pytest.raises(InvalidInputError, match="nothing to draw"):
+        suite.chart([case])
