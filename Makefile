@@ -2,7 +2,9 @@
 # make demo   set everything up in .venv, then run the demonstration (writes runs/demo/report.html)
 # make setup  the set-up alone;  make peers  the packages that tests and benchmarks compare with, where wanted
 # make integrations  the packages that integrations meet (PEFT, Opacus, kronfluence, ...), and the tests with them
-# make lint   ruff, mypy, clang-format;  make tidy  clang-tidy over csrc/cpu (minutes);  make docs  the site, warnings as errors;  make coverage
+# make lint   ruff, mypy, clang-format;  make tidy  clang-tidy over csrc/cpu (minutes);  make docs  the site, warnings as errors
+# make coverage   the share of Python lines that tests run (docs/coverage.md). Slower than make test: the tracer costs
+#                 time in every line. The tests of the build are left out: they run copies of the package.
 # make clean  removes what make wrote
 #
 # PYTHON names the interpreter to start from (3.11 or newer). A torch that it already has is used;
@@ -70,8 +72,10 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 coverage: $(STAMP)
-	$(BIN)/python -m pip install -q coverage
-	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m pip install -q 'coverage>=7.10'
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q --ignore=tests/build
+	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 
 clean:

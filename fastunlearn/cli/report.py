@@ -27,6 +27,8 @@ def read_document(path: str | Path) -> dict:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise InvalidInputError(f"{path} is not JSON: {error}") from error
+    except RecursionError:
+        raise InvalidInputError(f"{path} is nested too deep to be a document that evaluate or demo wrote") from None
 
 
 def run(args: argparse.Namespace) -> None:

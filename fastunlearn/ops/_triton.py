@@ -105,7 +105,7 @@ def _choose(kernel, grid, tiles: tuple[Tile, ...], arguments: dict, key: tuple) 
     return _chosen[name]
 
 
-def _seconds(call: Callable[[], None]) -> float:
+def _seconds(call: Callable[[], None]) -> float:  # needs a GPU
     times = []
     for _ in range(_ROUNDS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -118,7 +118,7 @@ def _seconds(call: Callable[[], None]) -> float:
 
 
 @functools.cache
-def _device() -> str:
+def _device() -> str:  # needs a GPU
     return f"{torch.cuda.get_device_name()} / triton {triton.__version__}"
 
 

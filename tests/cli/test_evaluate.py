@@ -114,7 +114,8 @@ def test_report_again_from_its_document(evaluate, command, make_model, tmp_path)
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"schema": 1}', '{"schema": 99}'])
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"schema": 1}', '{"schema": 99}', "[" * 100_000],
+                         ids=["none", "cut short", "list", "no content", "another schema", "nested"])  # fmt: skip
 def test_report_of_what_is_no_document(command, tmp_path, text):
     path = tmp_path / "report.json"
     if text is not None:

@@ -27,7 +27,7 @@ def null(x: Tensor, *, backend: str | None = None) -> Tensor:
     if chosen == "cpu":
         extension("cpu").null(x.data_ptr(), out.data_ptr(), x.numel(), torch.get_num_threads())
         return out
-    with torch.cuda.device(x.device):
+    with torch.cuda.device(x.device):  # needs a GPU
         stream = torch.cuda.current_stream(x.device).cuda_stream
         extension("cuda").null(x.data_ptr(), out.data_ptr(), x.numel(), stream)
     return out

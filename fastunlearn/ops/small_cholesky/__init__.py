@@ -34,5 +34,5 @@ def _fits(a: Tensor) -> bool:
     """Whether the CUDA kernel takes matrices of this size; False where there is no such kernel."""
     if not a.is_cuda or choose_backend(None, a.device, BACKENDS) != "cuda":
         return not a.is_cuda  # on the CPU: choose_backend says why "cuda" cannot be had
-    with torch.cuda.device(a.device):
+    with torch.cuda.device(a.device):  # needs a GPU
         return a.shape[1] <= extension("cuda").small_cholesky_most(1 if a.dtype == torch.float64 else 0)
