@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops import _memory as fresh
 
 __all__ = ["FORMS", "Form", "Space", "Vector", "Vectors"]
 
@@ -63,7 +62,7 @@ class Space:
 
     def zeros(self, k: int) -> Vectors:
         """k zero vectors, in ``dtype``."""
-        return Vectors(fresh.zeros((k, self.size), self.dtype, self.device), self.shapes)
+        return Vectors(torch.zeros(k, self.size, dtype=self.dtype, device=self.device), self.shapes)
 
     def read(self, v: Vector, name: str = "v") -> tuple[dict[str, Tensor], Form]:
         """A vector or several as a dict of (k, *shape), in ``dtype``, and the form in which it came.

@@ -1,7 +1,8 @@
-"""Large tensors on the CPU: on large pages where the system has them on request, and within a pass in reused memory.
+"""Large tensors inside a pass on the CPU: the memory of those that are gone serves the next, on large pages.
 
-Memory of hundreds of megabytes is taken from the system and given back each time; the system clears it and hands it
-out page by page, at its first touch. In a product with eight vectors that was a fifth of the time.
+The C library takes blocks of more than 32 MiB from the system and gives them back each time; the system clears them and
+hands them out page by page, at the first touch. With eight vectors at once most tangents are that large. Results do not
+come from here: they leave the pass, and the C library often has kept memory for them, which no fresh page beats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-__all__ = ["LARGE", "empty", "reuse", "zeros"]
+__all__ = ["LARGE", "empty", "reuse"]
 
 #: Bytes from which a tensor is large: below that, the allocator of the C library reuses memory by itself.
 LARGE = 16 * 2**20
@@ -66,7 +67,7 @@ def _block(size: int) -> mmap.mmap:
 
 @contextmanager
 def reuse() -> Iterator[None]:
-    """Within it, large tensors of :func:`empty` and :func:`zeros` take the memory of those that are gone. At its end
+    """Within it, large tensors of :func:`empty` take the memory of those that are gone. At its end
     what is free goes back to the system; tensors that live on stay good."""
     pool = _Pool()
     token = _pool.set(pool)
@@ -77,15 +78,10 @@ def reuse() -> Iterator[None]:
         pool.close()
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """``torch.empty``."""
-    shape = tuple(shape)
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """``torch.empty`` on the CPU."""
+    shape, pool = tuple(shape), _pool.get()
     size = torch.Size(shape).numel() * dtype.itemsize
-    if size < LARGE or torch.device(device).type != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    return (_pool.get() or _Pool()).tensor(shape, dtype, size)
-
-
-def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """``torch.zeros``."""
-    return empty(shape, dtype, device).zero_()
+    if pool is None or size < LARGE:
+        return torch.empty(shape, dtype=dtype)
+    return pool.tensor(shape, dtype, size)
