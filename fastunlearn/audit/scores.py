@@ -50,7 +50,7 @@ class TokenScores:
         return float(self.correct.double().mean())
 
     @property
-    def log_odds(self) -> Tensor:
+    def clamped_log_odds(self) -> Tensor:
         """(n,) float64: ``log p - log(1 - p)`` of each target token; at most 16, where p rounds to 1."""
         sure = self.log_prob.clamp_max(-1e-7)
         return sure - torch.log(-torch.expm1(sure))

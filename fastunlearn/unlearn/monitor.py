@@ -53,7 +53,7 @@ class Monitor:
             unseen = token_scores(request.model, request.held_out, **self._options)
             target_accuracy = unseen.accuracy if target_accuracy is None else target_accuracy
             target_loss = unseen.loss if target_loss is None else target_loss
-            self._unseen = unseen.log_odds
+            self._unseen = unseen.clamped_log_odds
         elif target_accuracy is None:
             target_accuracy = DEFAULT_TARGET
             request.notes.append(
@@ -84,7 +84,7 @@ class Monitor:
         gives the held-out ones, both ascending; None without held-out records."""
         if self._unseen is None:
             return None
-        own = token_scores(self.request.model, self.request.forget, **self._options).log_odds.sort().values
+        own = token_scores(self.request.model, self.request.forget, **self._options).clamped_log_odds.sort().values
         share = (torch.arange(len(own), dtype=torch.float64) + 0.5) / len(own)
         return own, torch.quantile(self._unseen, share)
 
