@@ -28,6 +28,11 @@ __all__ = ["descend_by_steps", "make_curvature", "make_monitor", "make_pull", "n
 
 def make_monitor(request: Request, settings) -> Monitor:
     """The monitor with the targets of the settings."""
+    if getattr(settings, "fade", "mean") == "ranks" and settings.threshold is None and not request.held_out:
+        request.notes.append(
+            'fade="ranks" has no held-out records to take ranks from, so the pull fades as with fade="mean"; give '
+            "records that the model has never seen."
+        )
     needs = getattr(settings, "enough", "both")
     return Monitor(
         request, target_accuracy=settings.target_accuracy, target_loss=settings.target_loss, needs=needs
