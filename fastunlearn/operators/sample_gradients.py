@@ -139,7 +139,7 @@ class SampleGradients:
             raise InvalidInputError(
                 f"memory: the factors of {name!r} for {len(self)} {self.label} take {need / 1e9:.2g} GB and "
                 f"{max(0, room) / 1e9:.2g} GB are left for them; raise memory (here by a factor of "
-                f"{least / limit:.2f}), use fewer samples, or freeze that parameter"
+                f"{least / max(1, limit):.2f}), use fewer samples, or freeze that parameter"
             )
 
     def sources(self, names: Sequence[str], keep: bool = False) -> dict[str, list[Source]]:

@@ -8,11 +8,14 @@ is one weighted backward pass and one capture pass. So conjugate gradients in sa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.gemm import nt
+from fastunlearn.operators.head import HeadSource, stretch
 from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.operators.sources import EmbeddingSource, LinearSource
 
@@ -66,6 +69,16 @@ class _Shifted:
         return torch.cholesky_solve(v, self._factor)
 
 
+def _gradients(source: LinearSource | HeadSource) -> Iterator[Tensor]:
+    """g, whole; of an output layer that makes it anew, a stretch of tokens at a time."""
+    if isinstance(source, LinearSource):
+        yield source.g
+        return
+    step, classes = stretch(source.weight), source.weight.shape[0]
+    for start in range(0, max(1, len(source.x)), step):
+        yield source.gradient(0, classes, slice(start, start + step))
+
+
 def sketched_gram(gradients: SampleGradients, rank: int, *, seed: int = 0) -> Tensor:
     """An unbiased estimate of K (m, m) float64 from Kronecker-wise projected gradients.
 
@@ -79,22 +92,30 @@ def sketched_gram(gradients: SampleGradients, rank: int, *, seed: int = 0) -> Te
     total = torch.zeros(m, m, dtype=torch.float64, device=gradients.device)
     generator = torch.Generator().manual_seed(seed)
 
+    def signs(width: int, like: Tensor, matrices: dict[int, Tensor]) -> Tensor:
+        if width not in matrices:
+            drawn = torch.randint(2, (rank, width), generator=generator).to(like) * 2 - 1
+            matrices[width] = drawn / rank**0.5
+        return matrices[width]
+
     def projected(rows: Tensor, matrices: dict[int, Tensor]) -> Tensor:
         width = rows.shape[1]
-        if width <= rank:
-            return rows
-        if width not in matrices:
-            signs = torch.randint(2, (rank, width), generator=generator).to(rows) * 2 - 1
-            matrices[width] = signs / rank**0.5
-        return nt(rows.contiguous(), matrices[width])
+        return rows if width <= rank else nt(rows.contiguous(), signs(width, rows, matrices))
 
-    for _, sources in gradients.passes():
+    def picked(source: EmbeddingSource, width: int, matrices: dict[int, Tensor]) -> Tensor:
+        """The one-hot side of an embedding, projected."""
+        if width <= rank:
+            return torch.nn.functional.one_hot(source.ids, width).to(source.g)
+        return signs(width, source.g, matrices)[:, source.ids].T
+
+    for name, sources in gradients.passes():
         # x and g of one parameter have projections of their own, shared by all of its uses
         left, right, rows = {}, {}, []
         for source in sources:
-            if isinstance(source, LinearSource):
-                x, g = (source.g, source.x) if source.transposed else (source.x, source.g)
-                small = LinearSource(projected(x, right), projected(g, left), source.offsets)
+            if isinstance(source, LinearSource | HeadSource):
+                g = torch.cat([projected(part, right if source.transposed else left) for part in _gradients(source)])
+                x = projected(source.x, left if source.transposed else right)
+                small = LinearSource(*((g, x) if source.transposed else (x, g)), source.offsets)
                 shape = torch.Size((small.g.shape[1], small.x.shape[1]))
                 rows.append(small.tile(0, shape[0], shape))
             elif isinstance(source, EmbeddingSource) and len(sources) == 1:
@@ -102,9 +123,7 @@ def sketched_gram(gradients: SampleGradients, rank: int, *, seed: int = 0) -> Te
 
                 total += embedding_gram(source.ids, projected(source.g, left), source.offsets).double()
             elif isinstance(source, EmbeddingSource):
-                # tied: the one-hot side is projected by picking columns of the projection of the vocabulary
-                vocabulary = next(s.g.shape[1] for s in sources if isinstance(s, LinearSource))
-                wide = projected(torch.eye(vocabulary, dtype=source.g.dtype)[source.ids], left)
+                wide = picked(source, gradients.parameters[name].shape[0], left)
                 small = LinearSource(projected(source.g, right), wide, source.offsets)
                 shape = torch.Size((small.g.shape[1], small.x.shape[1]))
                 rows.append(small.tile(0, shape[0], shape))
