@@ -117,6 +117,17 @@ def exact() -> list[dict]:
     return cases
 
 
+def in_turn(*runs: Callable[[], object], rounds: int = 15) -> list[float]:
+    """Median wall times of calls that take turns, so that a change of the machine's speed meets all of them."""
+    times = [[] for _ in runs]
+    for _ in range(1 + rounds):
+        for own, run in zip(times, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            own.append(time.perf_counter() - start)
+    return [statistics.median(own[1:]) for own in times]
+
+
 def apply() -> list[dict]:
     from fastunlearn.ops.low_rank_apply import combine, dot
 
@@ -133,8 +144,11 @@ def apply() -> list[dict]:
             scales = torch.ones(blocks, rows) if dtype == torch.int8 else None
             v, w = torch.randn(1, blocks, width), torch.randn(1, blocks, rows)
             size = g.numel() * g.element_size() / 1e9
-            again = 2 * source.numel() * 4 / seconds(lambda: target.copy_(source), 5) / 1e9  # beside each case
-            rates = [size / seconds(lambda f=f, x=x, g=g, s=scales: f(g, x, s), 7) for f, x in ((dot, v), (combine, w))]
+            times = in_turn(
+                lambda: target.copy_(source), lambda g=g, s=scales, v=v: dot(g, v, s),
+                lambda g=g, s=scales, w=w: combine(g, w, s),
+            )  # fmt: skip
+            again, rates = 2 * source.numel() * 4 / times[0] / 1e9, [size / time for time in times[1:]]
             cases.append({
                 "storage": str(dtype), "blocks": blocks, "rows": rows, "width": width, "copy GB/s": again,
                 "dot GB/s": rates[0], "combine GB/s": rates[1], "dot of copy": rates[0] / again,

@@ -9,10 +9,10 @@ namespace fu {
 enum Stored : int { kStoredFloat32 = 0, kStoredBFloat16 = 1, kStoredInt8 = 2 };
 
 struct LowRankKernels {
-    // out[r] = sum over columns of g[r][p] v[p], for `rows` rows (at most 8) that lie `stride` elements apart.
+    // out[r] = sum over columns of g[r][p] v[p], for `rows` rows that lie `stride` elements apart.
     void (*dot)(int stored, const void* g, int64_t stride, int64_t rows, int64_t columns, const float* v, float* out);
 
-    // out[p] += sum over rows (at most 8) of w[r] g[r][p].
+    // out[p] += sum over rows of w[r] g[r][p].
     void (*add)(int stored, const void* g, int64_t stride, int64_t rows, int64_t columns, const float* w, float* out);
 };
 

@@ -47,6 +47,11 @@ def find_layers(model: nn.Module) -> list[str]:
     return best
 
 
+def _add(pending: dict[str, list[Source]], collector: Collector) -> None:
+    for name, found in collector.sources().items():
+        pending.setdefault(name, []).extend(found)
+
+
 class LayerWalk:
     """One walk over ``samples``: see :meth:`passes`. ``limit``: bytes of factors at a time. ``weights`` (m,): of the
     samples' losses, or None. ``dtype``: that factors are kept in, default their own. ``check(found)`` is called with
@@ -111,7 +116,8 @@ class LayerWalk:
     # The passes
 
     def passes(self) -> Iterator[tuple[str, list[Source]]]:
-        """Every parameter with its factors, from the output to the input."""
+        """Every parameter with its factors, from the output to the input. The list of a parameter's factors is emptied
+        when the next one is asked for, so that those of two are never there together."""
         order = self.order()
         entries: list[list] = [[] for _ in self.layers]  # by layer, by batch: (hidden, other arguments)
         after = Collector(self.samples, self.dtype)
@@ -126,15 +132,13 @@ class LayerWalk:
             for number, group in enumerate(groups):
                 collector = Collector(self.samples, self.dtype)
                 self._layer(i, entries[i], gradients, group, collector, last=number == len(groups) - 1)
-                for name, found in collector.sources().items():
-                    pending.setdefault(name, []).extend(found)
+                _add(pending, collector)
                 yield from self._ready([n for n in names if n in group], pending)
             entries[i] = []
             trim()
         collector = Collector(self.samples, self.dtype)
         self._before(gradients, collector)
-        for name, found in collector.sources().items():
-            pending.setdefault(name, []).extend(found)
+        _add(pending, collector)
         self.done(self.losses)
         yield from self._ready(order[-1], pending)
 
@@ -143,6 +147,7 @@ class LayerWalk:
             found = pending.pop(name)
             self.check({name: found})
             yield name, found
+            found.clear()
 
     @property
     def head_parameter(self) -> str:
@@ -301,7 +306,7 @@ class LayerWalk:
             batch_size=len(some), weights=weights,
         ).sources  # fmt: skip
         try:
-            found = dict(trial.passes())
+            found = {name: list(sources) for name, sources in trial.passes()}
         except (RuntimeError, KeyError, IndexError, TypeError, ValueError):
             return False  # not built of layers in a row: groups of parameters serve any model
         for name, p in self.plan.parameters.items():

@@ -38,17 +38,18 @@ inline float one(const BFloat16* from) {
 }
 inline float one(const Int8* from) { return float(from->value); }
 
-// Memory is asked for ahead of its use: in long rows a little further in the row. In short ones that lie one after the
-// other that would be the next row, which is in use already; there a later group of eight rows is asked for, line by
-// line.
+// Memory is asked for ahead of its use: in long rows a little further in the row, and near its end at the beginning of
+// the rows whose turn is next. In short ones that lie one after the other that would be the next row, which is in use
+// already; there a later group of eight rows is asked for, line by line.
 constexpr int64_t kAhead = 2048, kShort = 16384, kFar = 12288;  // bytes
 
 template <int kRows, bool short_rows, class S>
-inline void ask(const S* g, int64_t stride, int64_t p, const char* far) {
+inline void ask(const S* g, int64_t stride, int64_t columns, int64_t p, const char* far) {
+    int64_t ahead = p + kAhead / int64_t(sizeof(S));
+    if (!short_rows && ahead >= columns) ahead += kRows * stride - columns;
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
-        __builtin_prefetch(short_rows ? far + int64_t(64) * r
-                                      : reinterpret_cast<const char*>(g + r * stride + p) + kAhead);
+        __builtin_prefetch(short_rows ? far + int64_t(64) * r : reinterpret_cast<const char*>(g + r * stride + ahead));
 }
 
 // Bytes of a group of eight rows, where it is a short one, else 0; and where the group to be asked for begins.
@@ -121,7 +122,7 @@ void dot_rows(const S* g, int64_t stride, int64_t columns, const float* v, float
     int64_t p = 0;
     const char* far = short_rows ? far_of(g, short_group<S>(stride, columns)) : nullptr;
     for (; p + kLine<S> <= columns; p += kLine<S>) {
-        ask<kRows, short_rows>(g, stride, p, far);
+        ask<kRows, short_rows>(g, stride, columns, p, far);
         far += short_rows ? 64 * kRows : 0;
 #pragma GCC unroll 16
         for (int64_t q = 0; q < kLine<S>; q += kLanes) {
@@ -153,7 +154,7 @@ void add_rows(const S* g, int64_t stride, int64_t columns, const float* w, float
     int64_t p = 0;
     const char* far = short_rows ? far_of(g, short_group<S>(stride, columns)) : nullptr;
     for (; p + kLine<S> <= columns; p += kLine<S>) {
-        ask<kRows, short_rows>(g, stride, p, far);
+        ask<kRows, short_rows>(g, stride, columns, p, far);
         far += short_rows ? 64 * kRows : 0;
 #pragma GCC unroll 16
         for (int64_t q = 0; q < kLine<S>; q += kLanes) add_vector<kRows>(g + p + q, stride, w, out + p + q);
@@ -163,18 +164,23 @@ void add_rows(const S* g, int64_t stride, int64_t columns, const float* w, float
         for (int r = 0; r < kRows; ++r) out[p] += w[r] * one(g + r * stride + p);
 }
 
+// Eight rows at a time, then one by one.
 template <class S>
 void dot_of(const S* g, int64_t stride, int64_t rows, int64_t columns, const float* v, float* out) {
-    if (rows == 8 && short_group<S>(stride, columns)) return dot_rows<8, true>(g, stride, columns, v, out);
-    if (rows == 8) return dot_rows<8, false>(g, stride, columns, v, out);
-    for (int64_t r = 0; r < rows; ++r) dot_rows<1, false>(g + r * stride, stride, columns, v, out + r);
+    const bool is_short = short_group<S>(stride, columns) != 0;
+    int64_t r = 0;
+    for (; is_short && r + 8 <= rows; r += 8) dot_rows<8, true>(g + r * stride, stride, columns, v, out + r);
+    for (; r + 8 <= rows; r += 8) dot_rows<8, false>(g + r * stride, stride, columns, v, out + r);
+    for (; r < rows; ++r) dot_rows<1, false>(g + r * stride, stride, columns, v, out + r);
 }
 
 template <class S>
 void add_of(const S* g, int64_t stride, int64_t rows, int64_t columns, const float* w, float* out) {
-    if (rows == 8 && short_group<S>(stride, columns)) return add_rows<8, true>(g, stride, columns, w, out);
-    if (rows == 8) return add_rows<8, false>(g, stride, columns, w, out);
-    for (int64_t r = 0; r < rows; ++r) add_rows<1, false>(g + r * stride, stride, columns, w + r, out);
+    const bool is_short = short_group<S>(stride, columns) != 0;
+    int64_t r = 0;
+    for (; is_short && r + 8 <= rows; r += 8) add_rows<8, true>(g + r * stride, stride, columns, w + r, out);
+    for (; r + 8 <= rows; r += 8) add_rows<8, false>(g + r * stride, stride, columns, w + r, out);
+    for (; r < rows; ++r) add_rows<1, false>(g + r * stride, stride, columns, w + r, out);
 }
 
 void dot(int stored, const void* g, int64_t stride, int64_t rows, int64_t columns, const float* v, float* out) {
