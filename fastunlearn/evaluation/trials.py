@@ -10,7 +10,7 @@ from fastunlearn.unlearn.search import Logarithmic, draw
 
 __all__ = ["FISHER_STEPS", "budget_of", "trial_settings"]
 
-FISHER_STEPS = 10  # the budget: gradients of so many steps of Fisher Removal
+FISHER_STEPS = 40  # the budget: gradients of so many steps of Fisher Removal
 LOOKS = 8  # at the forget records, on the way of a method of many small steps
 KEPT_DAMPING = Logarithmic(1e-4, 1e-1)  # of a kept Fisher, which is no setting of the methods that use one
 
@@ -41,4 +41,5 @@ def _common(row, budget: int, forget: int, retain: int) -> dict:
         return {"check_every": max(1, budget // batch // LOOKS), **spend}
     if "steps" not in names:
         return {}
-    return {"steps": max(1, budget // (forget + (retain if row.uses_retain else 0)))}
+    retained = retain / names.get("refresh", 1) if row.uses_retain else 0  # one curvature serves so many steps
+    return {"steps": max(1, int(budget / (forget + retained)))}

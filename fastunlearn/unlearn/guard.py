@@ -30,8 +30,10 @@ def _is_finite(step: dict[str, Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in step.values())
 
 
-def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None, *, shorten: bool = True) -> Move:
-    """Moves the model by the largest of step, step/2, ..., step/32 that keeps the drift within ``budget`` nats.
+def guarded_move(
+    monitor: Monitor, step: dict[str, Tensor], budget: float | None, *, shorten: bool = True, halvings: int = HALVINGS
+) -> Move:
+    """Moves the model by the largest of step, step/2, ..., step/2^halvings that keeps the drift within ``budget`` nats.
 
     ``budget`` None: any drift. Where that reaches the target forgetting, the move is shortened (bisection) to about
     the least that reaches it, unless ``shorten`` is False: further pushing would only do harm. The model is where
@@ -41,7 +43,7 @@ def guarded_move(monitor: Monitor, step: dict[str, Tensor], budget: float | None
         raise InvalidInputError("the step holds NaN or infinity: raise damping, or use float32 weights")
     start = Snapshot(monitor.request.parameters)
     scale = 1.0
-    for _ in range(HALVINGS + 1):
+    for _ in range(halvings + 1):
         start.move(step, scale)
         drift = monitor.drift()
         if _allowed(drift, budget):

@@ -25,6 +25,8 @@ from .resume import keep_state, taken_up
 
 __all__ = ["descend_by_steps", "make_curvature", "make_monitor", "make_pull", "norm", "pull_weights", "scaled"]
 
+DRIFT_HALVINGS = 20  # a first step may be far too long for the model
+
 
 def make_monitor(request: Request, settings) -> Monitor:
     """The monitor with the targets of the settings."""
@@ -63,6 +65,15 @@ def _limited(step: Vector, limit: float, how: str) -> tuple[Vector, float]:
     if length == 0 or (how != "sum" and length <= limit):
         return step, length
     return scaled(step, limit / length), length
+
+
+def _longest(steps: list[dict], norm: float, limit: float | None) -> float:
+    """How long the next step may be. With a limit of the drift of one step it goes on from the length that the last one
+    had in the end, half as long again where that moved the probe by less than half of the limit."""
+    if limit is None or len(steps) == 1 or steps[-1]["kl_probe"] is None:
+        return norm
+    last, before = steps[-1], steps[-2]
+    return min(norm, last["step_norm"] * (1.5 if last["kl_probe"] - before["kl_probe"] < limit / 2 else 1.0))
 
 
 def make_pull(settings, monitor: Monitor) -> TokenLoss:
@@ -110,12 +121,18 @@ def _newton_step(request: Request, settings, monitor: Monitor, curvature: Curvat
     """Takes one step and adds it to the log, or says why none is possible; whether and why to stop after it."""
     c = pull_weights(curvature, settings.pull)
     full = curvature.solve_forget(c)
-    step, length = _limited(scaled(full, -1.0), settings.step_norm, settings.pull)
+    limit = getattr(settings, "step_drift", None)
+    step, length = _limited(scaled(full, -1.0), _longest(steps, settings.step_norm, limit), settings.pull)
     if length == 0:
         return "no pull is left on the forget records"
-    move = guarded_move(monitor, step, settings.kl_budget)
+    last = steps[-1]["kl_probe"]
+    if limit is None or last is None or (settings.kl_budget is not None and last + limit >= settings.kl_budget):
+        move, words = guarded_move(monitor, step, settings.kl_budget), f"the KL budget of {settings.kl_budget}"
+    else:
+        move = guarded_move(monitor, step, last + limit, halvings=DRIFT_HALVINGS)
+        words = f"the drift of {limit:g} that a step may have"
     if move.scale == 0:
-        return f"the KL budget of {settings.kl_budget:g} allows no further step"
+        return f"{words} allows no further step"
     more = {"step_norm": move.scale * norm(step), "newton_norm": length, "scale": move.scale}
     more |= curvature.leverage()
     steps.append(monitor.look(len(steps), **more, gradients=request.gradients))

@@ -24,9 +24,10 @@ __all__ = ["METHODS", "KroneckerSettings"]
 class KroneckerSettings:
     """As for Fisher Removal; ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not."""
 
-    steps: int = whole(12, least=1)
-    step_norm: float = number(1.5, above=0)
-    damping: float = number(1e-5, above=0)
+    steps: int = whole(60, least=1)
+    step_norm: float = number(2.0, above=0)
+    step_drift: float | None = optional(number(1e-3, above=0))
+    damping: float = number(1e-6, above=0)
     curvature: str = choice("ekfac", "kfac")
     kind: str = choice("sampled", "empirical")
     fisher_samples: int | None = optional(whole(None, least=1))
@@ -48,5 +49,5 @@ def run(request: Request, settings: KroneckerSettings) -> tuple[list[dict], str]
 METHODS = (
     Method("kronecker-removal", "Kronecker Removal", "Fisher Removal's pull, retained outputs held by EK-FAC",
            True, KroneckerSettings, run, restartable=True,
-           search={"damping": Logarithmic(1e-7, 1e-4), "step_norm": OneOf((0.5, 1.0, 1.5, 2.0))}),
+           search={"damping": Logarithmic(1e-7, 1e-4), "step_drift": OneOf((2.5e-4, 5e-4, 1e-3))}),
 )  # fmt: skip
