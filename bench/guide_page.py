@@ -27,10 +27,10 @@ time around the defaults. On your own model and records `fastunlearn sweep` make
 where it was stopped; start from what is below and let it decide."""
 CURVES = """## Compute against quality
 
-More records in the Fisher should give less damage. More steps go further: they forget more and harm more, until the
-forget records look like unseen ones in accuracy and in loss, where a run stops by itself. On free text the loss gets
-there after the accuracy does, so that a run with fewer or shorter steps, or on fewer weights, ends nearer to the
-retrained model."""
+More records in the Fisher should give less damage. A smaller drift for each step buys less damage with more steps:
+`step_drift` is the knob of this trade. More steps go further: they forget more and harm more, until the forget records
+look like unseen ones in accuracy and in loss, where a run stops by itself. On free text the loss gets there after the
+accuracy does, so that a run with `fade="ranks"`, or on fewer weights, ends nearer to the retrained model."""
 ADVICE = {
     "fisher_samples": "Retained records in the Fisher (rank m)",
     "blocks": "Blocks between which curvature counts as zero",
@@ -38,6 +38,7 @@ ADVICE = {
     "kind": "Labels of the Fisher: the records' own, or drawn from the model",
     "steps": "Steps at most",
     "step_norm": "Length of a step",
+    "step_drift": "What one step may move the retained records' predictions by, nats",
     "fade": "Where the pull fades: one threshold, or that of the unseen token of the same rank",
     "parameters": "Part of the weights that may change",
 }

@@ -38,8 +38,9 @@ AXES: dict[str, tuple] = {
     "blocks": ("model", "layer", "tensor"),
     "damping": (1e-8, 1e-6, 1e-4, 1e-2),
     "kind": ("empirical", "sampled"),
-    "steps": (3, 6, 12),
+    "steps": (15, 30, 60),
     "step_norm": (0.1, 0.25, 0.5),
+    "step_drift": (2.5e-4, 1e-3, 4e-3, None),
     "fade": ("mean", "ranks"),
 }
 FILE = "sweep.json"

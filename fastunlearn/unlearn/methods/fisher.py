@@ -22,14 +22,15 @@ __all__ = ["METHODS", "ForgettingSettings", "RemovalSettings", "RetainFreeSettin
 class RemovalSettings:
     """``steps``: at most so many. ``step_norm``: the longest step, L2 over all chosen weights. ``step_drift``: how far
     one step may move the probe from the original, nats per target token: longer ones are halved until they do not, and
-    the next begins there (None: no such limit). ``damping``: added to the Fisher's diagonal. ``blocks``: between which curvature counts as zero. ``kind``: "empirical" labels or
-    "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all). ``refresh``: steps for which one
-    Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all forget records alike; "gauss-newton" pulls each
-    as far as it needs, its effect on the others counted. ``threshold``: log-odds at which a token's pull has faded
-    by half (None: as ``fade`` says). ``fade``: "mean" takes those of a token with the target loss, or -3; "ranks"
-    takes for each token those of the held-out token of its rank (see docs/newton.md). ``enough``: what must be that
-    of held-out records, accuracy and loss, or accuracy alone. ``kl_budget``: the drift that the guard allows, nats
-    per target token (None: no guard). ``target_accuracy``, ``target_loss``: see Monitor."""
+    the next begins there (None: no such limit). ``damping``: added to the Fisher's diagonal. ``blocks``: between which
+    curvature counts as zero. ``kind``: "empirical" labels or "sampled" ones. ``fisher_samples``: retained records per
+    Fisher (None: all). ``refresh``: steps for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all
+    forget records alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted.
+    ``threshold``: log-odds at which a token's pull has faded by half (None: as ``fade`` says). ``fade``: "mean" takes
+    those of a token with the target loss, or -3; "ranks" takes for each token those of the held-out token of its rank
+    (see docs/newton.md). ``enough``: what must be that of held-out records, accuracy and loss, or accuracy alone.
+    ``kl_budget``: the drift that the guard allows in all, nats per target token (None: no guard).
+    ``target_accuracy``, ``target_loss``: see Monitor."""
 
     steps: int = whole(60, least=1)
     step_norm: float = number(0.25, above=0)
@@ -109,7 +110,8 @@ def fisher_forgetting(request: Request, settings: ForgettingSettings, kept=None)
 
 
 _SEARCH = {
-    "damping": Logarithmic(1e-7, 1e-4), "step_drift": OneOf((2.5e-4, 5e-4, 1e-3)), "pull": OneOf(("sum", "gauss-newton")),
+    "damping": Logarithmic(1e-7, 1e-4), "step_drift": OneOf((2.5e-4, 5e-4, 1e-3)),
+    "pull": OneOf(("sum", "gauss-newton")),
 }  # fmt: skip
 METHODS = (
     Method("fisher-removal", "Fisher Removal", "strong erasure: Newton steps shaped by the retained data's Fisher",
