@@ -51,7 +51,7 @@ def requests_section(record: dict) -> str:
         way.append([f"{place} ({cases[0]['sorts'][place - 1]})", *cells])
     seeds = ", ".join(str(case["seed"]) for case in cases)
     return "\n\n".join([
-        f"## {record['settings']['count']} requests in a row\n\n{TEXT} Medians over seeds {seeds}.",
+        f"## {record['settings']['count']} requests in a row\n\n{TEXT} Medians over seeds {seeds}. {record['settings']['note']}".strip(),
         table(rows),
         "On the way: accuracy on what was never asked for, and on all that was asked for so far.",
         table(way),
