@@ -16,7 +16,7 @@ from bench.readme_figures import NONE, plain, table
 from bench.results_page import RESULTS, ROOT, read
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.evaluation.sweep import AXES, pareto
-from fastunlearn.evaluation.sweep_page import name_of
+from fastunlearn.evaluation.sweep_page import name_of, value_of
 
 PAGE = ROOT / "docs" / "guide.md"
 TOLERANCE = 0.05  # above the target that still counts as forgotten, as in the demonstration
@@ -101,7 +101,7 @@ def _values(found: list[dict], axis: str) -> dict[str, list[tuple[dict, dict, di
         for point in _done(case):
             if base is not None and set(point["settings"]) == {axis}:
                 value = point["settings"][axis]
-                by_value.setdefault("all" if value is None else str(value), []).append((case, point, base))
+                by_value.setdefault(value_of(axis, value), []).append((case, point, base))
     return by_value
 
 
@@ -129,15 +129,16 @@ def monotone_section(found: list[dict]) -> str:
         name, flags = case["about"]["dataset"], front(case)
         base = [flag for point, flag in zip(_done(case), flags, strict=True) if not point["settings"]]
         lines.append(f"- {name}: the defaults are {'on' if base and base[0] else 'not on'} the Pareto front.")
-        lines += [f"- {name}: {text}" for axis in ("fisher_samples", "steps") if (text := _curve(case, axis))]
+        lines += [f"- {name}: {text}" for axis in ("fisher_samples", "step_drift", "steps") if (text := _curve(case, axis))]
     return f"{CURVES}\n\n" + "\n".join(lines)
 
 
 def _curve(case: dict, axis: str) -> str:
-    order = {json_key(value): place for place, value in enumerate(AXES[axis])}
+    values = reversed(AXES[axis]) if axis == "step_drift" else AXES[axis]  # the cheapest first
+    order = {value_of(axis, value): place for place, value in enumerate(values)}
     points = [p for p in _done(case) if set(p["settings"]) <= {axis}]
     default = [p for p in points if not p["settings"]]
-    known = {json_key(p["settings"][axis]): p for p in points if p["settings"]}
+    known = {value_of(axis, p["settings"][axis]): p for p in points if p["settings"]}
     missing = [key for key in order if key not in known]
     if len(missing) == 1 and default:
         known[missing[0]] = default[0]
@@ -151,10 +152,6 @@ def _curve(case: dict, axis: str) -> str:
         for key in order if key in known
     )  # fmt: skip
     return f"damage by {axis} ({shown}) {'falls' if falls else 'does not fall all the way'}."
-
-
-def json_key(value) -> str:
-    return "all" if value is None else str(value)
 
 
 def page(results: Path = RESULTS) -> str:

@@ -50,8 +50,9 @@ def requests_section(record: dict) -> str:
             cells.append(f"{plain(statistics.median(values[:half]))}, {plain(statistics.median(values[half:]))}")
         way.append([f"{place} ({cases[0]['sorts'][place - 1]})", *cells])
     seeds = ", ".join(str(case["seed"]) for case in cases)
+    about = f"{TEXT} Medians over seeds {seeds}. {record['settings']['note']}".strip()
     return "\n\n".join([
-        f"## {record['settings']['count']} requests in a row\n\n{TEXT} Medians over seeds {seeds}. {record['settings']['note']}".strip(),
+        f"## {record['settings']['count']} requests in a row\n\n{about}",
         table(rows),
         "On the way: accuracy on what was never asked for, and on all that was asked for so far.",
         table(way),

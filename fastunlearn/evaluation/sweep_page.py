@@ -6,12 +6,19 @@ from collections.abc import Mapping, Sequence
 
 from fastunlearn.audit.document import build_document, entry
 
-__all__ = ["name_of", "report_document", "table"]
+__all__ = ["name_of", "report_document", "table", "value_of"]
 
 
 def name_of(settings: Mapping) -> str:
     """The settings of a run in a few characters; "defaults" where there are none."""
-    return ", ".join(f"{key}={'all' if value is None else value}" for key, value in settings.items()) or "defaults"
+    return ", ".join(f"{key}={value_of(key, value)}" for key, value in settings.items()) or "defaults"
+
+
+def value_of(setting: str, value) -> str:
+    """A setting's value as it is shown: None is all of the records, or no limit."""
+    if value is not None:
+        return str(value)
+    return "all" if setting == "fisher_samples" else "none"
 
 
 def _number(value: float | None, form: str = ".3g") -> str:

@@ -169,7 +169,7 @@ def test_conjugate_gradients_in_sample_space(tiny_gpt2, memory):
     assert one.iterations == 1 and error(helped, w) <= 1e-8
 
 
-@pytest.mark.parametrize("memory", ["1GB", "200kB"])  # with little, layer by layer, the output layer without its gradients
+@pytest.mark.parametrize("memory", ["1GB", "200kB"])  # little: layer by layer, the output layer's factors made anew
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_sketch_is_unbiased(tiny_gpt2, tied, memory):
     model, some = tiny_gpt2(layers=2, tied=tied), make_samples((5, 9, 3, 7))
