@@ -129,7 +129,8 @@ def monotone_section(found: list[dict]) -> str:
         name, flags = case["about"]["dataset"], front(case)
         base = [flag for point, flag in zip(_done(case), flags, strict=True) if not point["settings"]]
         lines.append(f"- {name}: the defaults are {'on' if base and base[0] else 'not on'} the Pareto front.")
-        lines += [f"- {name}: {text}" for axis in ("fisher_samples", "step_drift", "steps") if (text := _curve(case, axis))]
+        axes = ("fisher_samples", "step_drift", "steps")
+        lines += [f"- {name}: {text}" for axis in axes if (text := _curve(case, axis))]
     return f"{CURVES}\n\n" + "\n".join(lines)
 
 
