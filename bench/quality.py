@@ -176,12 +176,13 @@ class Case:
 
 
 def known(path: Path, settings: dict) -> list[dict]:
-    """The cases of an earlier run with the same settings."""
+    """The cases of an earlier run with the same settings and budget."""
     if not path.exists():
         return []
     record = json.loads(path.read_text(encoding="utf-8"))
     same = record["versions"].get("fastunlearn") == __version__ and record["settings"]["run"] == settings["run"]
-    return record["cases"] if same else []
+    cases = record["cases"] if same else []
+    return [case for case in cases if case["budget"] == budget_of(*(case["records"][k] for k in ("forget", "retain")))]
 
 
 def run(name: str, options, shown) -> None:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from bench import guide_page, results_page
-from bench.quality import nearest
+from bench.quality import known, nearest
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.unlearn import METHODS
 
@@ -158,3 +158,16 @@ def test_the_guide(tmp_path):
     assert "the defaults are on the Pareto front" in text and "Could not be run: steps=3 (no)." in text
     assert row(text, "damping=0.01 |")[1] == "" and row(text, "defaults |")[1] == "yes"
     assert set(text.split("## Not run\n\n")[1].strip().split(", ")) == set(DATASETS) - {"news"}
+
+
+def test_cases_of_another_budget_are_not_gone_on_with(tmp_path):
+    from fastunlearn import __version__
+    from fastunlearn.evaluation.trials import budget_of
+
+    records = {"forget": 3, "retain": 7}
+    cases = [{"seed": seed, "records": records, "budget": budget_of(3, 7) + seed} for seed in (0, 1)]
+    path, settings = tmp_path / "quality-news.json", {"run": {"trials": 2}}
+    record = {"versions": {"fastunlearn": __version__}, "settings": settings, "cases": cases}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert known(path, settings) == cases[:1]
+    assert known(path, {"run": {"trials": 3}}) == []

@@ -35,7 +35,7 @@ def test_a_step_begins_with_the_length_of_the_last_or_half_as_much_more(world, m
         grown.add(grows)
         wanted = min(most, last["step_norm"] * (1.5 if grows else 1.0))
         assert this["step_norm"] / this["scale"] == pytest.approx(wanted, rel=1e-4)
-    assert grown  # at least one pair of steps was looked at
+    assert grown == {True, False}  # both were seen
 
 
 def test_without_it_every_step_has_its_whole_length(world):
