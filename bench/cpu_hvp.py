@@ -7,6 +7,8 @@ Correct first: every result is held to float64 (double backward, where it fits i
 float64, which the smaller case has held to double backward). At 8192 tokens neither can be had, and central differences
 of two gradients, themselves inexact, stand in with a wide gate. Times are medians of rounds in turn, two
 threads. Memory is the peak of one call in a process of its own, above imports, model and vector, less the result.
+Cases marked "apart" have their ways in processes of their own for times too, one after another, as they do not fit
+beside each other; a peer that needs more than --memory is reported so.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 import torch
 
 from fastunlearn.microbench import peers
+from fastunlearn.microbench.apart import compare_apart
 from fastunlearn.microbench.gemm_peak import gemm_peak
 from fastunlearn.microbench.harness import OURS, compare, peak_bytes, write_json
 from fastunlearn.microbench.product_cases import GRADIENT, UNITS, Setting, ours, ways, weights_in_products
@@ -30,13 +33,13 @@ CASES = {
     "hvp-512": {"kind": "hessian", "shape": "llama-42m", "tokens": 512, "precision": "highest"},
     "hvp-512-medium": {"kind": "hessian", "shape": "llama-42m", "tokens": 512, "precision": "medium"},
     "ggn-512": {"kind": "ggn", "shape": "llama-42m", "tokens": 512, "precision": "highest"},
-    "hvp-2048": {"kind": "hessian", "shape": "llama-42m", "tokens": 2048, "precision": "highest"},
+    "hvp-2048": {"kind": "hessian", "shape": "llama-42m", "tokens": 2048, "precision": "highest", "apart": True},
     "hvp-8192": {"kind": "hessian", "shape": "llama-42m", "tokens": 8192, "precision": "highest", "peers": False,
                  "gate": 1e-2, "rounds": 1},
-    "gpt2-512": {"kind": "hessian", "shape": "gpt2-124m", "tokens": 512, "precision": "highest"},
-    "qwen3-512": {"kind": "hessian", "shape": "qwen3-0.6b", "tokens": 512, "precision": "highest"},
-    "gpt2-512-bf16": {"kind": "hessian", "shape": "gpt2-124m", "tokens": 512, "dtype": "bfloat16"},
-    "qwen3-512-bf16": {"kind": "hessian", "shape": "qwen3-0.6b", "tokens": 512, "dtype": "bfloat16"},
+    "gpt2-512": {"kind": "hessian", "shape": "gpt2-124m", "tokens": 512, "precision": "highest", "apart": True},
+    "qwen3-512": {"kind": "hessian", "shape": "qwen3-0.6b", "tokens": 512, "precision": "highest", "apart": True},
+    "gpt2-512-bf16": {"kind": "hessian", "shape": "gpt2-124m", "tokens": 512, "dtype": "bfloat16", "apart": True},
+    "qwen3-512-bf16": {"kind": "hessian", "shape": "qwen3-0.6b", "tokens": 512, "dtype": "bfloat16", "apart": True},
 }
 
 
@@ -69,20 +72,26 @@ def time_gradient(setting: Setting, precision: str, rounds: int) -> dict:
     return {"seconds": statistics.median(seconds[1:]), "rounds": rounds}
 
 
-def measure(name: str, rounds: int) -> dict:
+def measure(name: str, rounds: int, memory: int) -> dict:
     case = CASES[name]
     rounds = case.get("rounds", rounds)
     name_of_truth, exact = truth(case)
-    found = ways(case)
+    Setting.model.cache_clear()  # the float64 model and vector, whose room the ways need
+    memory = min(memory, int(0.9 * free_memory()))
     gate = case.get("gate", 0.5 if case.get("dtype") == "bfloat16" else GATE)
-    results = compare(found, exact.double(), gate, OURS, rounds=rounds)
+    found, here = ways(case), "fastunlearn.microbench.product_cases"
+    if case.get("apart"):
+        names = [way.name for way in found]
+        results = compare_apart(here, case, names, exact.double(), gate, rounds=rounds, memory=memory)
+    else:
+        results = compare(found, exact.double(), gate, OURS, rounds=rounds)
     setting = Setting(case)
     yardstick = time_gradient(setting, case.get("precision", "highest"), rounds)
     size = setting.vector.numel() * setting.vector.element_size()
-    for way in found:
-        if results[way.name]["gate"] == "passed":
-            peak = peak_bytes("fastunlearn.microbench.product_cases", case, way.name)
-            results[way.name]["peak_bytes"] = max(0, peak - size)
+    for name_, result in results.items():
+        if result["gate"] == "passed":
+            peak = result["peak_bytes"] if case.get("apart") else peak_bytes(here, case, name_)
+            result["peak_bytes"] = max(0, peak - size)
     seconds = results[OURS]["seconds"]
     exact_peers = {n: r for n, r in results.items() if n != OURS and r["gate"] == "passed"}
     summary = {"seconds_over_gradient": seconds / yardstick["seconds"]}
@@ -101,16 +110,24 @@ def measure(name: str, rounds: int) -> dict:
             "summary": summary}
 
 
+def free_memory() -> int:
+    """Bytes that new processes can have (Linux)."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--memory", type=float, default=0.85 * free_memory() / 2**30,
+                        help="GiB that a way of a case marked apart may have")  # fmt: skip
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in options.cases:
-        case = measure(name, options.rounds)
+        case = measure(name, options.rounds, int(options.memory * 2**30))
         settings = {"threads": options.threads, "gate": GATE}
         write_json(options.out / f"cpu-{name}.json", "Products with the whole model, CPU", settings, [case])
         print(name, {k: round(v, 3) if isinstance(v, float) else v for k, v in case["summary"].items()}, flush=True)

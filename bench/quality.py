@@ -47,7 +47,7 @@ PRIVATE = {"steps": 200, "batch_size": 32, "noise": 1.0, "max_norm": 1.0, "delta
 #: Attacked beside the original: ours, and what comes nearest of the others.
 ATTACKED = (
     "fisher-removal", "fisher-forgetting", "kronecker-removal", "k-fade", "gradient-difference", "npo-retain",
-    "bounded-difference",
+    "bounded-difference", "rmu",
 )  # fmt: skip
 ATTACKS = ("relearn", "quantise-nf4")
 SHOWN = (

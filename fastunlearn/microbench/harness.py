@@ -90,6 +90,8 @@ def compare(
                 raise
             reason = str(failure).strip().splitlines() or [type(failure).__name__]
             results[way.name] = {"gate": "failed", "reason": f"{type(failure).__name__}: {reason[0][:200]}"}
+            del failure
+            gc.collect()  # its graph would take the memory of the ways after it
             continue
         error = relative_error(result, truth)
         found = error if math.isfinite(error) else None  # strict JSON has no infinity
@@ -110,6 +112,7 @@ def compare(
                 seconds[way.name].append(time.perf_counter() - start)
     finally:
         gc.unfreeze()
+        gc.collect()  # the last way's graph may hold gigabytes in a cycle, and memory is measured next
     for name, times in seconds.items():
         results[name] |= {"seconds": statistics.median(times), "seconds_least": min(times), "rounds": rounds}
     if "seconds" in results.get(baseline, {}):

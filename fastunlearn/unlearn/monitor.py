@@ -58,7 +58,8 @@ class Monitor:
             target_accuracy = DEFAULT_TARGET
             request.notes.append(
                 f"No held-out records were given, so forgetting stops at a forget accuracy of {DEFAULT_TARGET}, a "
-                "guess; give records that the model has never seen, or set target_accuracy and target_loss."
+                "guess, and nothing says what unseen records have right as well; give records that the model has never "
+                "seen, or set target_accuracy and target_loss."
             )
         self.target_accuracy, self.target_loss = target_accuracy, target_loss
         self._asks_loss = needs == "both" and target_loss is not None

@@ -30,7 +30,10 @@ DRIFT_HALVINGS = 20  # a first step may be far too long for the model
 
 def make_monitor(request: Request, settings) -> Monitor:
     """The monitor with the targets of the settings."""
-    if getattr(settings, "fade", "mean") == "ranks" and settings.threshold is None and not request.held_out:
+    if (
+        getattr(settings, "fade", "mean") == "ranks" and settings.threshold is None and not request.held_out
+        and settings.target_accuracy is not None  # else the monitor says that held-out records are missing
+    ):  # fmt: skip
         request.notes.append(
             'fade="ranks" has no held-out records to take ranks from, so the pull fades as with fade="mean"; give '
             "records that the model has never seen."
