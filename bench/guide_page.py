@@ -23,14 +23,18 @@ TOLERANCE = 0.05  # above the target that still counts as forgotten, as in the d
 HEAD = """# Which settings?
 
 Written by `python -m bench.guide_page` from `bench/results`. Fisher Removal on small models, one setting varied at a
-time around the defaults. On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on
+time around the defaults. Kronecker Removal harms less and withstands relearning better ([results.md](results.md)); its
+steps, drift and damping trade the same way.
+
+On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on
 where it was stopped; start from what is below and let it decide."""
 CURVES = """## Compute against quality
 
 More records in the Fisher should give less damage. A smaller drift for each step buys less damage with more steps:
 `step_drift` is the knob of this trade. More steps go further: they forget more and harm more, until the forget records
-look like unseen ones in accuracy and in loss, where a run stops by itself. On free text the loss gets there after the
-accuracy does, so that a run with `fade="ranks"`, or on fewer weights, ends nearer to the retrained model."""
+look like unseen ones in accuracy and in loss, where a run stops by itself. With `fade="mean"` the loss gets there after
+the accuracy does on free text, which harms more. On the front are runs that no other one beats: a peak of memory counts
+as larger or smaller where it differs by more than 15 %, as it depends on what earlier runs of the process left."""
 ADVICE = {
     "fisher_samples": "Retained records in the Fisher (rank m)",
     "blocks": "Blocks between which curvature counts as zero",

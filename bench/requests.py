@@ -34,7 +34,7 @@ TRAINING = {"steps": 700, "batch_size": 32, "learning_rate": 4e-3}
 #: Settings of the methods; first-order ones have those that the demonstration's tuning chose most often, and for every
 #: request the gradients that Fisher Removal's largest request may take.
 SETTINGS: dict[str, dict] = {
-    "fisher-removal": {}, "fisher-forgetting": {},
+    "fisher-removal": {}, "fisher-forgetting": {}, "kronecker-removal": {},
     "bounded-difference": {"learning_rate": 2e-4, "retain_weight": 4.0},
     "npo-retain": {"learning_rate": 2e-4, "beta": 0.5, "retain_weight": 1.0},
     "gradient-difference": {"learning_rate": 3e-4, "retain_weight": 2.0},

@@ -4,6 +4,7 @@ from .cg import cg
 from .explicit import ExplicitFisher, StoredGradients
 from .kept_fisher import KeptFisher, keep_fisher
 from .kfac import KFAC
+from .kronecker_space import KroneckerSampleFisher
 from .low_rank_fisher import LowRankFisher
 from .minres import minres
 from .sample_kernel import SampleKernel, sketched_gram, solve_in_sample_space
@@ -13,7 +14,7 @@ from .spectral import Eigenpairs, Nystrom, lanczos, nystrom
 from .woodfisher import woodfisher_inverse
 
 __all__ = [
-    "KFAC", "Eigenpairs", "ExplicitFisher", "KeptFisher", "LowRankFisher", "Nystrom", "SampleKernel", "SampleSpace",
-    "SampleSpaceFisher", "Solution", "StoredGradients", "cg", "keep_fisher", "lanczos", "minres", "nystrom",
-    "sketched_gram", "solve_in_sample_space", "woodfisher_inverse",
+    "KFAC", "Eigenpairs", "ExplicitFisher", "KeptFisher", "KroneckerSampleFisher", "LowRankFisher", "Nystrom",
+    "SampleKernel", "SampleSpace", "SampleSpaceFisher", "Solution", "StoredGradients", "cg", "keep_fisher", "lanczos",
+    "minres", "nystrom", "sketched_gram", "solve_in_sample_space", "woodfisher_inverse",
 ]  # fmt: skip

@@ -124,6 +124,19 @@ class KFAC:
                 own += (scaled * other).sum(1, dtype=torch.float64)
         return found, own
 
+    def gram(self, a: SampleGradients) -> Tensor:
+        """``G_a F^-1 G_a^T`` (m_a, m_a), float64, symmetric; of the same parameters as F. Formed as in ``products``."""
+        if list(a.parameters) != list(self._shapes):
+            raise InvalidInputError("a must be gradients of the parameters that F is of, in their order")
+        found = torch.zeros(len(a), len(a), dtype=torch.float64, device=a.device)
+        room = a.memory_bytes // 8
+        for name, sources in a.passes():
+            root = (self._moments[name] + self._dampings[name]).rsqrt().flatten()
+            for some, tile in self._turned(name, sources, len(a), room):
+                white = tile * root[some]
+                found += nt(white, white).double()
+        return (found + found.T) / 2
+
     def _apply(self, v: dict[str, Tensor], function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         if list(v) != list(self._shapes):
             raise InvalidInputError("v must be a dict with one tensor for each parameter, in their order")

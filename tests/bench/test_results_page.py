@@ -70,14 +70,25 @@ def test_the_best_first_order_point_stands_against_our_end(tmp_path, record):
     write(tmp_path, "quality-news.json", record)
     cells = row(results_page.page(tmp_path), "news | 0 | 0.1 in 0.05 to 0.2")
     assert cells[3:] == ["0.02, untouched 0.01", "npo-retain, 0.05", "0.4 (shown)", "0.25"]  # (.02 - .01) / (.05 - .01)
-    assert "Held in 1 of 1 cases. 0 do not count" in results_page.page(tmp_path)
+    text = results_page.page(tmp_path)
+    assert "Fisher Removal: held in 1 of 1 cases." in text and "0 of the cases do not count" in text
+    assert "Kronecker Removal: held" not in text  # it was not run
+
+
+def test_both_of_ours_have_a_table(tmp_path, record):
+    record["cases"][0]["methods"]["kronecker-removal"] = item("Kronecker Removal", 0.03, forget=0.15, best=0.03)
+    write(tmp_path, "quality-news.json", record)
+    text = results_page.page(tmp_path)
+    assert row(text, "news | 0 | 0.1 in")[5] == "0.4 (shown)" and row(text, "news | 0 | 0.15 in")[5] == "0.6"
+    assert "Fisher Removal: held in 1 of 1 cases." in text and "Kronecker Removal: held in 0 of 1 cases." in text
 
 
 def test_without_the_strongest_methods_nothing_is_shown(tmp_path, record):
     del record["cases"][0]["methods"]["kl-ascent"]
     write(tmp_path, "quality-news.json", record)
     text = results_page.page(tmp_path)
-    assert row(text, "news | 0 | 0.1 ")[5] == "0.4" and "Held in 0 of 1 cases. 1 do not count" in text
+    assert row(text, "news | 0 | 0.1 ")[5] == "0.4" and "held in 0 of 1 cases." in text
+    assert "1 of the cases do not count" in text
 
 
 def test_it_is_said_where_no_method_with_retained_data_forgot(tmp_path, record):
@@ -95,14 +106,14 @@ def test_a_method_that_did_not_forget_holds_nothing(tmp_path, record):
     write(tmp_path, "quality-news.json", record)
     text = results_page.page(tmp_path)
     assert row(text, "news | 0 | 0.1 ")[2].endswith("(not reached)") and row(text, "news | 0 | 0.1 ")[5] == "–"
-    assert "Held in 0 of 1 cases." in text
+    assert "held in 0 of 1 cases." in text
 
 
 def test_a_ratio_above_the_goal_is_told_as_it_is(tmp_path, record):
     record["cases"][0]["methods"]["npo-retain"]["nearest"]["kl_retain"] = 0.021
     write(tmp_path, "quality-news.json", record)
     assert row(results_page.page(tmp_path), "news | 0 | 0.1 ")[5] == "0.952"
-    assert "Held in 0 of 1 cases." in results_page.page(tmp_path)
+    assert "held in 0 of 1 cases." in results_page.page(tmp_path)
 
 
 def test_tables_attacks_and_what_was_not_run(tmp_path, record):

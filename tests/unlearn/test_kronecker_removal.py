@@ -12,7 +12,7 @@ from fastunlearn.operators.targets import make_batch, target_logits
 from fastunlearn.unlearn.monitor import Monitor
 from fastunlearn.unlearn.request import prepare
 from tests.unlearn.running import run
-from tests.unlearn.test_curvature_by_hand import DAMPING, NAME, factors, moved, relative
+from tests.unlearn.test_curvature_by_hand import DAMPING, NAME, factors, moved, relative, rows
 from tests.unlearn.unchanged import bits, same_bits
 
 
@@ -49,8 +49,9 @@ def test_ranks_are_those_of_the_original_on_held_out_records(world):
     assert torch.allclose(found[1], wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("weight", [0.0, 5.0])
 @pytest.mark.parametrize("threshold", [None, -2.0])
-def test_a_step_goes_down_the_pull_held_by_the_kronecker_product(world, threshold):
+def test_a_step_goes_down_the_pull_held_by_the_kronecker_product_and_the_records(world, threshold, weight):
     world.model.double()
     a, b, _ = factors(world)
     z = odds(world.model, samples(world, "forget"))
@@ -59,10 +60,11 @@ def test_a_step_goes_down_the_pull_held_by_the_kronecker_product(world, threshol
         unseen = odds(world.model, samples(world, "held_out")).detach()
         wanted = quantiles(unseen, len(z))[torch.argsort(torch.argsort(z.detach()))]
     (down,) = torch.autograd.grad(torch.nn.functional.softplus(z - wanted).sum(), world.model.get_parameter(NAME))
-    step = torch.linalg.solve(torch.kron(b, a) + DAMPING * torch.eye(down.numel()).double(), down.flatten())
+    held, retained = torch.kron(b, a) + DAMPING * torch.eye(down.numel()).double(), rows(world, "retain")
+    step = torch.linalg.solve(held + weight / len(retained) * retained.T @ retained, down.flatten())
     got = moved(
         world, "kronecker-removal", curvature="kfac", kind="empirical", damping=DAMPING, steps=1, step_norm=0.2,
-        threshold=threshold,
+        threshold=threshold, exact_weight=weight,
     )  # fmt: skip
     assert relative(got, -0.2 * step / step.norm()) < 1e-4  # norms are in float32, whatever the model is in
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
 from fastunlearn.operators.sample_gradients import SampleGradients
 from fastunlearn.solve.kfac import KFAC
+from fastunlearn.solve.kronecker_space import KroneckerSampleFisher
 from fastunlearn.unlearn.curvature import RetainedRecords, Vector
 from fastunlearn.unlearn.method import Method
 from fastunlearn.unlearn.request import Request
@@ -50,13 +51,13 @@ class KFADESettings:
 
 
 class _Kronecker:
-    """F^-1 of one step, and the gradients of the pull."""
+    """F of one step, and the gradients of the pull."""
 
-    def __init__(self, inverse: KFAC, forget: SampleGradients):
-        self._inverse, self._forget = inverse, forget
+    def __init__(self, fisher: KroneckerSampleFisher, forget: SampleGradients):
+        self._fisher, self._forget = fisher, forget
 
     def solve_forget(self, c: Tensor) -> Vector:
-        return self._inverse.solve(self._forget.weighted_gradient(c))
+        return self._fisher.solve(self._forget.weighted_gradient(c))
 
     def leverage(self) -> dict[str, float]:
         return {}  # the Kronecker factors keep no Gram of the records
@@ -67,11 +68,14 @@ class _Kronecker:
 
 
 class KroneckerMaker:
-    """F of retained records, taken anew at every ``refresh``-th step."""
+    """F of retained records, taken anew at every ``refresh``-th step; with settings that have an ``exact_weight`` above
+    0, at every step where ``memory`` does not hold the gradients, which would be those at other weights."""
 
     def __init__(self, request: Request, settings):
         self._records = RetainedRecords(request, settings.fisher_samples, settings.kind)
-        self._settings, self._inverse = settings, None
+        self._settings = settings
+        self._weight: float = getattr(settings, "exact_weight", 0.0)
+        self._fisher: KroneckerSampleFisher | None = None
 
     def prepare(self) -> None:
         """What an unbroken run does at the original weights, before its first step."""
@@ -79,14 +83,20 @@ class KroneckerMaker:
 
     def is_fresh(self, step: int) -> bool:
         """Whether F is taken anew at ``step``."""
-        return (step - 1) % self._settings.refresh == 0
+        last = self._fisher
+        lost = last is not None and self._weight > 0 and not last.gradients.keeps_factors
+        return (step - 1) % self._settings.refresh == 0 or lost
 
     def at(self, step: int, pull: TokenLoss) -> _Kronecker:
-        if self._inverse is None or self.is_fresh(step):
+        if self._fisher is None or self.is_fresh(step):
+            self._fisher = None  # frees its factors before the next ones are taken
             retained = self._records.gradients(step, negative_log_likelihood)
             corrected = self._settings.curvature == "ekfac"
-            self._inverse = KFAC(retained, self._settings.damping, corrected=corrected)
-        return _Kronecker(self._inverse, self._records.forget(pull))
+            kronecker = KFAC(retained, self._settings.damping, corrected=corrected)
+            self._fisher = KroneckerSampleFisher(kronecker, retained, self._weight)
+            if self._weight == 0:
+                retained.forget_factors()
+        return _Kronecker(self._fisher, self._records.forget(pull))
 
 
 def run(request: Request, settings: KFADESettings) -> tuple[list[dict], str]:

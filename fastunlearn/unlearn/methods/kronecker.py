@@ -1,8 +1,9 @@
-"""Kronecker Removal: Fisher Removal's bounded pull, shaped by EK-FAC of the retained records, in longer steps.
+"""Kronecker Removal: Fisher Removal's bounded pull, shaped by EK-FAC of the retained records and their exact Fisher.
 
 The exact Fisher in sample space has as many directions as there are retained records, and holds nothing else in place
 but by its damping. EK-FAC is an approximation, but of full rank: directions that few records use are free, all others
-are held. Steps may then be longer, and harm less (docs/newton.md, "Which curvature").
+are held. Together (solve/kronecker_space.py) they harm less than either, in fewer steps, and what is forgotten does not
+come back with one record of it (docs/newton.md, "Which curvature").
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ __all__ = ["METHODS", "KroneckerSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class KroneckerSettings:
-    """As for Fisher Removal; ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not."""
+    """As for Fisher Removal; ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not. ``exact_weight``: weight
+    of the exact Fisher of the retained records beside it (0: none)."""
 
     steps: int = whole(60, least=1)
     step_norm: float = number(2.0, above=0)
     step_drift: float | None = optional(number(1e-3, above=0))
     damping: float = number(1e-6, above=0)
     curvature: str = choice("ekfac", "kfac")
-    kind: str = choice("sampled", "empirical")
+    exact_weight: float = at_least(1e3, 0)
+    kind: str = choice("empirical", "sampled")
     fisher_samples: int | None = optional(whole(None, least=1))
     refresh: int = whole(1, least=1)
     threshold: float | None = optional(number(None))
@@ -47,7 +50,7 @@ def run(request: Request, settings: KroneckerSettings) -> tuple[list[dict], str]
 
 
 METHODS = (
-    Method("kronecker-removal", "Kronecker Removal", "Fisher Removal's pull, retained outputs held by EK-FAC",
+    Method("kronecker-removal", "Kronecker Removal", "Fisher Removal's pull, held by EK-FAC and the exact Fisher",
            True, KroneckerSettings, run, restartable=True,
            search={"damping": Logarithmic(1e-7, 1e-4), "step_drift": OneOf((2.5e-4, 5e-4, 1e-3))}),
 )  # fmt: skip
