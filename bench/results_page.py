@@ -126,8 +126,15 @@ def _held(cases: list[dict], name: str) -> str:
     rows = [["Data set", "Seed", "Forget accuracy, and the retrained model's interval", f"KL retain, {label}",
              "Best first-order point", "Ratio", "Ratio of what is added"]]  # fmt: skip
     rows += [_case_row(case, name) for case in cases]
-    held = sum(_shown(case, against(case, name)["best_ratio"]) for case in cases)
-    return f"{table(rows)}\n\n{label}: held in {held} of {len(cases)} cases."
+    found = [against(case, name) for case in cases]
+    held = sum(_shown(case, one["best_ratio"]) for case, one in zip(cases, found, strict=True))
+    added = sum(_shown(case, one["best_added"]) for case, one in zip(cases, found, strict=True))
+    far = sum(one["best"] is not None and one["floor"] > HALF * one["best"][1] for one in found)
+    return (
+        f"{table(rows)}\n\n{label}: held in {held} of {len(cases)} cases. In {far} of them the untouched original is "
+        "itself further away than half of the best first-order point, so that no method near it can hold it. Of what "
+        f"is added, at most half: in {added}."
+    )
 
 
 def shown_section(cases: list[dict]) -> str:

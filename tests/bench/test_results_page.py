@@ -73,6 +73,15 @@ def test_the_best_first_order_point_stands_against_our_end(tmp_path, record):
     text = results_page.page(tmp_path)
     assert "Fisher Removal: held in 1 of 1 cases." in text and "0 of the cases do not count" in text
     assert "Kronecker Removal: held" not in text  # it was not run
+    assert "In 0 of them the untouched" in text and "at most half: in 1." in text
+
+
+def test_it_is_said_where_the_untouched_model_is_too_far_for_any(tmp_path, record):
+    record["cases"][0]["methods"]["npo-retain"]["nearest"]["kl_retain"] = 0.019  # half of it is below 0.01, untouched
+    record["cases"][0]["methods"]["fisher-removal"]["kl_retain"] = 0.013
+    write(tmp_path, "quality-news.json", record)
+    text = results_page.page(tmp_path)
+    assert "held in 0 of 1 cases. In 1 of them the untouched" in text and "at most half: in 1." in text
 
 
 def test_both_of_ours_have_a_table(tmp_path, record):
