@@ -28,7 +28,7 @@ def test_no_step_moves_the_probe_further(world, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_begins_with_the_length_of_the_last_or_half_as_much_more(world, method):
     limit, most = 1e-3, 2.0
-    steps = run(world, method, steps=6, step_norm=most, step_drift=limit, **NEVER).steps
+    steps = run(world, method, steps=14, step_norm=most, step_drift=limit, **NEVER).steps
     grown = set()
     for before, last, this in zip(steps, steps[1:], steps[2:], strict=False):
         grows = last["kl_probe"] - before["kl_probe"] < limit / 2
