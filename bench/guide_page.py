@@ -15,7 +15,7 @@ from bench.generated import write_page
 from bench.readme_figures import NONE, plain, table
 from bench.results_page import RESULTS, ROOT, read
 from fastunlearn.evaluation.datasets import DATASETS
-from fastunlearn.evaluation.sweep import AXES, pareto
+from fastunlearn.evaluation.sweep import AXES, NOISE, pareto
 from fastunlearn.evaluation.sweep_page import name_of, value_of
 
 PAGE = ROOT / "docs" / "guide.md"
@@ -28,13 +28,14 @@ steps, drift and damping trade the same way.
 
 On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on
 where it was stopped; start from what is below and let it decide."""
-CURVES = """## Compute against quality
+CURVES = f"""## Compute against quality
 
 More records in the Fisher should give less damage. A smaller drift for each step buys less damage with more steps:
 `step_drift` is the knob of this trade. More steps go further: they forget more and harm more, until the forget records
 look like unseen ones in accuracy and in loss, where a run stops by itself. With `fade="mean"` the loss gets there after
 the accuracy does on free text, which harms more. On the front are runs that no other one beats: a peak of memory counts
-as larger or smaller where it differs by more than 15 %, as it depends on what earlier runs of the process left."""
+as larger or smaller where it differs by more than
+{100 * NOISE['peak_bytes']:.0f} %, as it depends on what earlier runs of the process left."""
 ADVICE = {
     "fisher_samples": "Retained records in the Fisher (rank m)",
     "blocks": "Blocks between which curvature counts as zero",

@@ -55,6 +55,28 @@ def _row(label: str, case: dict) -> list[str]:
     ]  # fmt: skip
 
 
+def _failures(found: dict) -> str:
+    """Which peers failed, and why; out of memory also on which products."""
+    failed = set()
+    for product, record in found.items():
+        for name, one in record["cases"][0]["results"].items():
+            if one["gate"] == "failed":
+                reason = one["reason"].partition(":")[2].strip().rstrip(".")[:70]
+                if "allocate memory" in one["reason"]:
+                    reason = f"out of memory: {PRODUCTS[product]}"
+                failed.add(f"{name} ({reason})")
+    return "Peers that failed: " + "; ".join(sorted(failed)) + "." if failed else ""
+
+
+def _apart(found: dict) -> str:
+    """Which products were not timed in turn."""
+    apart = [
+        f"{PRODUCTS[name]} ({record['cases'][0]['results'][OURS]['rounds']} rounds)"
+        for name, record in found.items() if record["cases"][0]["case"].get("apart")
+    ]  # fmt: skip
+    return f"Each way in a process of its own, one after another: {', '.join(apart)}." if apart else ""
+
+
 def products_section(results: Path) -> str:
     """Ours beside the peers, one row per case measured; "" where none was."""
     found = {name: _read(results / f"cpu-{name}.json") for name in PRODUCTS}
@@ -65,12 +87,7 @@ def products_section(results: Path) -> str:
              "Memory, of the leanest peer's", "Share of GEMM peak"]]  # fmt: skip
     rows += [_row(PRODUCTS[name], record["cases"][0]) for name, record in found.items()]
     record = next(iter(found.values()))
-    failed = {
-        f"{name} ({one['reason'].partition(':')[2].strip().rstrip('.')[:70]})"
-        for one_record in found.values() for name, one in one_record["cases"][0]["results"].items()
-        if one["gate"] == "failed"
-    }  # fmt: skip
-    notes = "Peers that failed on this model: " + "; ".join(sorted(failed)) + "." if failed else ""
+    notes = " ".join(filter(None, (_failures(found), _apart(found))))
     return "\n\n".join(part for part in [
         "### Products with the whole model, CPU\n\nA Llama of 42 M weights in its products (hidden 512, 8 layers, "
         f"vocabulary 32000) unless named otherwise. {record['machine']['cpu']}, {record['machine']['threads']} "

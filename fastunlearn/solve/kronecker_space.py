@@ -46,7 +46,8 @@ class KroneckerSampleFisher:
             return
         gram = kronecker.gram(gradients)
         gram.diagonal().add_(len(gradients) / self.weight + FLOOR * gram.diagonal().mean())
-        self._factor = cholesky(gram, "the samples' Fisher beside EK-FAC", "raise damping, or lower exact_weight")
+        mend = "raise damping, or lower the exact Fisher's weight (exact_weight)"
+        self._factor = cholesky(gram, "the samples' Fisher beside EK-FAC", mend)
 
     def solve(self, v: dict[str, Tensor]) -> dict[str, Tensor]:
         """``F^-1 v`` by parameter, in its shape."""

@@ -2,8 +2,8 @@
 
 The exact Fisher in sample space has as many directions as there are retained records, and holds nothing else in place
 but by its damping. EK-FAC is an approximation, but of full rank: directions that few records use are free, all others
-are held. Together (solve/kronecker_space.py) they harm less than either, in fewer steps, and what is forgotten does not
-come back with one record of it (docs/newton.md, "Which curvature").
+are held. Together (solve/kronecker_space.py) they take fewer steps and mostly harm less than either, and less comes
+back by relearning (docs/newton.md, "Which curvature").
 """
 
 from __future__ import annotations
