@@ -6,6 +6,7 @@ import dataclasses
 
 from fastunlearn.unlearn import METHODS
 from fastunlearn.unlearn.descent import DescentSettings
+from fastunlearn.unlearn.rehearsal import rehearsing_gradients
 from fastunlearn.unlearn.search import Logarithmic, draw
 
 __all__ = ["FISHER_STEPS", "budget_of", "trial_settings"]
@@ -41,5 +42,7 @@ def _common(row, budget: int, forget: int, retain: int) -> dict:
         return {"check_every": max(1, budget // batch // LOOKS), **spend}
     if "steps" not in names:
         return {}
+    rehearsals = (names | dict(row.preset)).get("rehearsals", 0)
+    budget -= rehearsing_gradients(rehearsals, forget, retain)
     retained = retain / names.get("refresh", 1) if row.uses_retain else 0  # one curvature serves so many steps
     return {"steps": max(1, int(budget / (forget + retained)))}

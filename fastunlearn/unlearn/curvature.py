@@ -101,7 +101,11 @@ class RetainedRecords:
 
     def forget(self, pull: TokenLoss) -> SampleGradients:
         """Of ``pull`` on the forget records, at the present weights."""
-        return self._sides.gradients(self._request.forget, pull, "forget records")
+        return self.of(self._request.forget, pull)
+
+    def of(self, forget: list[Encoded], pull: TokenLoss) -> SampleGradients:
+        """Of ``pull`` on some of the forget records, at the present weights."""
+        return self._sides.gradients(forget, pull, "forget records")
 
 
 class RetainCurvature:

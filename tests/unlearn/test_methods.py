@@ -22,7 +22,7 @@ PER_STEP = {
     "fisher-removal": 50, "fisher-forgetting": 50, "newton": 50, "fisher-removal-retain-free": 10,
     "gradient-ascent": 10, "gradient-difference": 26, "npo": 10, "npo-retain": 26, "bounded-ascent": 10,
     "bounded-difference": 26, "finetune": 16, "kl-ascent": 26, "simnpo": 26, "rmu": 26, "soul": 26, "k-fade": 50,
-    "newton-steps": 50, "win-u": 10, "kronecker-removal": 50,
+    "newton-steps": 50, "win-u": 10, "kronecker-removal": 50, "kronecker-removal-rehearsed": 50,
 }  # fmt: skip
 
 
@@ -60,6 +60,9 @@ def test_the_account(world, method):
         assert result.gradients >= setup + 10 * taken and result.gradients % 10 == 0
     elif method == "soul":
         assert result.gradients == 26 * (taken + -(-taken // 5))  # the curvature, at every fifth step from the first
+    elif method == "kronecker-removal-rehearsed":
+        plain = [step for step in steps if "rehearsal" not in step][-1]
+        assert plain["gradients"] == 50 * plain["step"] and plain["gradients"] < result.gradients
     else:
         assert "reached" in result.stopped or method in (*DESCENTS, "newton", "win-u", "newton-steps")
         assert result.gradients == setup + PER_STEP[method] * taken

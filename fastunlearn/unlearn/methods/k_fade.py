@@ -72,31 +72,38 @@ class KroneckerMaker:
     0, at every step where ``memory`` does not hold the gradients, which would be those at other weights."""
 
     def __init__(self, request: Request, settings):
-        self._records = RetainedRecords(request, settings.fisher_samples, settings.kind)
+        self.records = RetainedRecords(request, settings.fisher_samples, settings.kind)
         self._settings = settings
         self._weight: float = getattr(settings, "exact_weight", 0.0)
         self._fisher: KroneckerSampleFisher | None = None
 
     def prepare(self) -> None:
         """What an unbroken run does at the original weights, before its first step."""
-        self._records.prepare()
+        self.records.prepare()
 
     def is_fresh(self, step: int) -> bool:
         """Whether F is taken anew at ``step``."""
-        last = self._fisher
-        lost = last is not None and self._weight > 0 and not last.gradients.keeps_factors
-        return (step - 1) % self._settings.refresh == 0 or lost
+        return (step - 1) % self._settings.refresh == 0 or self._is_lost
 
-    def at(self, step: int, pull: TokenLoss) -> _Kronecker:
-        if self._fisher is None or self.is_fresh(step):
+    @property
+    def _is_lost(self) -> bool:
+        last = self._fisher
+        return last is not None and self._weight > 0 and not last.gradients.keeps_factors
+
+    def fisher(self, step: int, *, anew: bool) -> KroneckerSampleFisher:
+        """F, taken at the present weights where it is wanted ``anew``, and where the last one is lost."""
+        if self._fisher is None or anew or self._is_lost:
             self._fisher = None  # frees its factors before the next ones are taken
-            retained = self._records.gradients(step, negative_log_likelihood)
+            retained = self.records.gradients(step, negative_log_likelihood)
             corrected = self._settings.curvature == "ekfac"
             kronecker = KFAC(retained, self._settings.damping, corrected=corrected)
             self._fisher = KroneckerSampleFisher(kronecker, retained, self._weight)
             if self._weight == 0:
                 retained.forget_factors()
-        return _Kronecker(self._fisher, self._records.forget(pull))
+        return self._fisher
+
+    def at(self, step: int, pull: TokenLoss) -> _Kronecker:
+        return _Kronecker(self.fisher(step, anew=self.is_fresh(step)), self.records.forget(pull))
 
 
 def run(request: Request, settings: KFADESettings) -> tuple[list[dict], str]:
