@@ -35,7 +35,7 @@ __all__ = ["AXES", "Axis", "Sweep", "pareto", "points_of", "sweep"]
 #: What is varied where nothing is said: for methods that have such a setting, around its default.
 AXES: dict[str, tuple] = {
     "fisher_samples": (32, 128, None),
-    "blocks": ("model", "layer", "tensor"),
+    "blocks": ("model", "layer", "auto"),
     "damping": (1e-8, 1e-6, 1e-4, 1e-2),
     "kind": ("empirical", "sampled"),
     "steps": (15, 30, 60),

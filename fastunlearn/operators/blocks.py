@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["BLOCKS", "Blocks", "make_blocks"]
+__all__ = ["BLOCKS", "Blocks", "finest_that_fits", "make_blocks"]
 
 BLOCKS = ("model", "layer", "tensor")
 
@@ -42,3 +42,9 @@ def make_blocks(names: Sequence[str], kind: str) -> Blocks:
     labels: dict[str, int] = {}
     of = {name: labels.setdefault(_label(name, kind), len(labels)) for name in names}
     return Blocks(kind, tuple(labels), of)
+
+
+def finest_that_fits(names: Sequence[str], block_bytes: int, room: int) -> Blocks:
+    """The most blocks of which each can take ``block_bytes`` within ``room`` bytes in all; one block in any case."""
+    finest = (make_blocks(names, kind) for kind in reversed(BLOCKS[1:]))
+    return next((one for one in finest if len(one) * block_bytes <= room), make_blocks(names, "model"))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastunlearn.data.encode import Encoded
-from fastunlearn.operators.blocks import make_blocks
+from fastunlearn.operators.blocks import Blocks, finest_that_fits, make_blocks
 from fastunlearn.operators.gram import gram_blocks
 from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
 from fastunlearn.operators.plan import CapturePlan, make_plan
@@ -108,6 +108,28 @@ class RetainedRecords:
         return self._sides.gradients(forget, pull, "forget records")
 
 
+#: Of ``memory``, for the Grams of all blocks with blocks="auto": the rest is for factors.
+GRAMS_SHARE = 0.25
+
+
+def _blocks_of(request: Request, how: str, size: int | None) -> Blocks:
+    """Blocks of that kind; "auto": one for each tensor where the float64 Grams of all records fit into their share of
+    the memory, else for each layer, else one, with a note."""
+    names = list(request.parameters)
+    if how != "auto":
+        return make_blocks(names, how)
+    m, n = len(request.retain), len(request.forget)
+    records = n + (m if size is None else min(size, m))
+    found = finest_that_fits(names, 8 * records * records, int(GRAMS_SHARE * request.memory_bytes))
+    if found.kind != "tensor":
+        need = 8 * records * records * len(names) / GRAMS_SHARE
+        request.notes.append(
+            f'blocks="auto" took blocks by {found.kind}: those by tensor, which harm a little less, ask for a memory '
+            f"of {need / 1e9:.2g} GB."
+        )
+    return found
+
+
 class RetainCurvature:
     """Makes the Fisher of retained records: ``fisher_samples`` of them drawn anew, or all (None), taken at every
     ``refresh``-th step. In between the last one serves, where ``memory`` holds its factors; where it does not,
@@ -120,7 +142,7 @@ class RetainCurvature:
         self._damping, self._refresh = damping, refresh
         self._last: _RetainFisher | None = None
         self._made = 0  # the step at which the last Fisher was taken
-        self._blocks = make_blocks(list(request.parameters), blocks)
+        self._blocks = _blocks_of(request, blocks, fisher_samples)
 
     def prepare(self) -> None:
         """What an unbroken run does at the original weights, before its first step."""

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from fastunlearn.data.encode import encode
 from fastunlearn.operators.losses import softplus_log_odds
 from fastunlearn.operators.targets import make_batch
 from fastunlearn.unlearn import rehearsal
@@ -23,7 +22,7 @@ THRESHOLD = -2.0
 
 
 def by_autograd(model, names, shown, others, length) -> tuple[dict, torch.Tensor]:
-    """The gradient of the pull on ``others`` after the steps on ``shown``, all in one graph; |u| and s are constants."""
+    """The gradient of the pull on ``others`` after the steps on ``shown``, in one graph; |u| and s are constants."""
     weights = {name: model.get_parameter(name).detach().clone().requires_grad_(True) for name in names}
 
     def targets(moved, records):

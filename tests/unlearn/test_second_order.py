@@ -84,12 +84,26 @@ def test_blocks_kinds_and_pulls(world, blocks, kind, pull):
 
 
 @pytest.mark.parametrize(
-    "options", [{"blocks": "layer"}, {"blocks": "tensor"}, {"kind": "sampled"}, {"pull": "gauss-newton"}]
+    "options", [{"blocks": "layer"}, {"blocks": "model"}, {"kind": "sampled"}, {"pull": "gauss-newton"}]
 )
 def test_these_settings_reach_the_step(world, options):
     """After three steps: at the first, this model is so sure of itself that sampled labels may all be the true ones."""
     plain = change(copy.deepcopy(world), steps=3, **NEVER)
     assert relative(change(world, steps=3, **NEVER, **options), plain) > 1e-2
+
+
+def test_blocks_are_as_fine_as_memory_holds(world):
+    """10 + 40 records: 8 * 50 * 50 bytes a block, for 21 tensors or 5 layers, in a quarter of the memory."""
+    options = {"steps": 2, "batch_size": 8}
+    many = len(list(world.model.parameters()))
+    rooms = {"tensor": 80_000 * (many + 1), "layer": 80_000 * (many - 1), "model": 80_000 * 4}
+    notes = {}
+    for kind, memory in rooms.items():
+        auto, fixed = copy.deepcopy(world), copy.deepcopy(world)
+        found, wanted = run(auto, memory=memory, **options), run(fixed, memory=memory, blocks=kind, **options)
+        assert same_bits(bits(auto.model), bits(fixed.model)) and found.settings["blocks"] == "auto"
+        notes[kind] = [note for note in found.notes if note not in wanted.notes]
+    assert notes["tensor"] == [] and "blocks by layer" in notes["layer"][0] and "blocks by model" in notes["model"][0]
 
 
 def test_blocks_of_one_tensor_are_all_alike(world):

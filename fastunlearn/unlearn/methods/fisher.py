@@ -23,12 +23,13 @@ class RemovalSettings:
     """``steps``: at most so many. ``step_norm``: the longest step, L2 over all chosen weights. ``step_drift``: how far
     one step may move the probe from the original, nats per target token: longer ones are halved until they do not, and
     the next begins there (None: no such limit). ``damping``: added to the Fisher's diagonal. ``blocks``: between which
-    curvature counts as zero. ``kind``: "empirical" labels or "sampled" ones. ``fisher_samples``: retained records per
-    Fisher (None: all). ``refresh``: steps for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all
-    forget records alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted.
-    ``threshold``: log-odds at which a token's pull has faded by half (None: as ``fade`` says). ``fade``: "mean" takes
-    those of a token with the target loss, or -3; "ranks" takes for each token those of the held-out token of its rank
-    (see docs/newton.md). ``enough``: what must be that of held-out records, accuracy and loss, or accuracy alone.
+    curvature counts as zero ("auto": tensors where a quarter of ``memory`` holds their Grams, else layers, else one).
+    ``kind``: "empirical" labels or "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all).
+    ``refresh``: steps for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all forget records
+    alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted. ``threshold``: log-odds at
+    which a token's pull has faded by half (None: as ``fade`` says). ``fade``: "mean" takes those of a token with the
+    target loss, or -3; "ranks" takes for each token those of the held-out token of its rank (see docs/newton.md).
+    ``enough``: what must be that of held-out records, accuracy and loss, or accuracy alone.
     ``kl_budget``: the drift that the guard allows in all, nats per target token (None: no guard).
     ``target_accuracy``, ``target_loss``: see Monitor."""
 
@@ -36,7 +37,7 @@ class RemovalSettings:
     step_norm: float = number(0.25, above=0)
     step_drift: float | None = optional(number(1e-3, above=0))
     damping: float = number(1e-6, above=0)
-    blocks: str = choice("model", "layer", "tensor")
+    blocks: str = choice("auto", "model", "layer", "tensor")
     kind: str = choice("empirical", "sampled")
     fisher_samples: int | None = optional(whole(None, least=1))
     refresh: int = whole(1, least=1)
