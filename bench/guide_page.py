@@ -14,28 +14,28 @@ from pathlib import Path
 from bench.generated import write_page
 from bench.readme_figures import NONE, plain, table
 from bench.results_page import RESULTS, ROOT, read
+from bench.sweep import FILES
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.evaluation.sweep import AXES, NOISE, pareto
 from fastunlearn.evaluation.sweep_page import name_of, value_of
+from fastunlearn.unlearn import METHODS
 
 PAGE = ROOT / "docs" / "guide.md"
 TOLERANCE = 0.05  # above the target that still counts as forgotten, as in the demonstration
 HEAD = """# Which settings?
 
-Written by `python -m bench.guide_page` from `bench/results`. Fisher Removal on small models, one setting varied at a
-time around the defaults. Kronecker Removal harms less and withstands relearning better ([results.md](results.md)); its
-steps, drift and damping trade the same way.
+Written by `python -m bench.guide_page` from `bench/results`. Fisher Removal and Kronecker Removal on small models, one
+setting varied at a time around the defaults. Which of the two, and what relearning brings back:
+[results.md](results.md).
 
-On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on
-where it was stopped; start from what is below and let it decide."""
-CURVES = f"""## Compute against quality
-
-More records in the Fisher should give less damage. A smaller drift for each step buys less damage with more steps:
-`step_drift` is the knob of this trade. More steps go further: they forget more and harm more, until the forget records
-look like unseen ones in accuracy and in loss, where a run stops by itself. With `fade="mean"` the loss gets there after
-the accuracy does on free text, which harms more. On the front are runs that no other one beats: a peak of memory counts
-as larger or smaller where it differs by more than
-{100 * NOISE['peak_bytes']:.0f} %, as it depends on what earlier runs of the process left."""
+On your own model and records `fastunlearn sweep` makes the same table and a plot, and goes on where it was stopped;
+start from what is below and let it decide."""
+CURVES = f"""More records in the Fisher should give less damage. A smaller drift for each step buys less damage with
+more steps: `step_drift` is the knob of this trade. More steps go further: they forget more and harm more, until the
+forget records look like unseen ones in accuracy and in loss, where a run stops by itself. With `fade="mean"` the loss
+gets there after the accuracy does on free text, which harms more. On the front are runs that no other one beats: a peak
+of memory counts as larger or smaller where it differs by more than {100 * NOISE['peak_bytes']:.0f} %, as it depends on
+what earlier runs of the process left."""
 ADVICE = {
     "fisher_samples": "Retained records in the Fisher (rank m)",
     "blocks": "Blocks between which curvature counts as zero",
@@ -45,12 +45,16 @@ ADVICE = {
     "step_norm": "Length of a step",
     "step_drift": "What one step may move the retained records' predictions by, nats",
     "fade": "Where the pull fades: one threshold, or that of the unseen token of the same rank",
+    "exact_weight": "Weight of the records' exact Fisher beside EK-FAC",
+    "curvature": "Kronecker factors with or without corrected eigenvalues",
+    "rehearsals": "Steps against relearning, at most",
     "parameters": "Part of the weights that may change",
 }
 
 
-def cases(results: Path) -> list[dict]:
-    records = (read(results / f"sweep-{name}.json") for name in DATASETS)
+def cases(results: Path, method: str) -> list[dict]:
+    """The method's sweeps, one for each data set that was run."""
+    records = (read(results / f"sweep-{FILES[method]}{name}.json") for name in DATASETS)
     return [
         case | {"timed": not record["settings"]["note"]}
         for record in records if record is not None for case in record["cases"]
@@ -80,7 +84,7 @@ def _point_row(case: dict, point: dict, on_front: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def case_section(case: dict) -> str:
+def case_section(case: dict, label: str) -> str:
     """The table of one data set."""
     about = case["about"]
     rows = [["Settings", "Front", "Forgot", "Forget accuracy", "Retain accuracy", "Damage (KL)", "Gradients", "Seconds",
@@ -91,7 +95,7 @@ def case_section(case: dict) -> str:
     start = about["original"]
     more = "" if not failed else "\n\nCould not be run: " + "; ".join(failed) + "."
     return (
-        f"## {about['kind'].capitalize()} ({about['dataset']})\n\nSource: {about['source']}; {sizes} records; "
+        f"### {label}: {about['kind']} ({about['dataset']})\n\nSource: {about['source']}; {sizes} records; "
         f"{about['weights']:,} weights. Target: a forget accuracy of {plain(about['target'])}, that of the retrained "
         f"model. Untouched: forget accuracy {plain(start['forget_accuracy'])}, damage {plain(start['damage'])}.\n\n"
         f"{table(rows)}{more}"
@@ -110,7 +114,7 @@ def _values(found: list[dict], axis: str) -> dict[str, list[tuple[dict, dict, di
     return by_value
 
 
-def advice_section(found: list[dict]) -> str:
+def advice_section(found: list[dict], label: str) -> str:
     """Each value of each setting against the defaults: medians over the data sets."""
     rows = [["Setting", "Value", "Forgot", "Damage, of the defaults'", "Gradients, of theirs", "Memory, of theirs"]]
     for axis, words in ADVICE.items():
@@ -124,10 +128,10 @@ def advice_section(found: list[dict]) -> str:
             rows.append([
                 words, value, f"{forgot} of {len(triples)}", share("damage"), share("gradients"), share("peak_bytes"),
             ])  # fmt: skip
-    return f"## Each setting against the defaults\n\nMedians over {len(found)} data sets.\n\n{table(rows)}"
+    return f"### {label}: each setting against the defaults\n\nMedians over {len(found)} data sets.\n\n{table(rows)}"
 
 
-def monotone_section(found: list[dict]) -> str:
+def monotone_section(found: list[dict], label: str) -> str:
     """Does more compute give less damage? And are the defaults on the front?"""
     lines = []
     for case in found:
@@ -136,7 +140,7 @@ def monotone_section(found: list[dict]) -> str:
         lines.append(f"- {name}: the defaults are {'on' if base and base[0] else 'not on'} the Pareto front.")
         axes = ("fisher_samples", "step_drift", "steps")
         lines += [f"- {name}: {text}" for axis in axes if (text := _curve(case, axis))]
-    return f"{CURVES}\n\n" + "\n".join(lines)
+    return f"### {label}: compute against quality\n\n" + "\n".join(lines)
 
 
 def _curve(case: dict, axis: str) -> str:
@@ -162,12 +166,16 @@ def _curve(case: dict, axis: str) -> str:
 
 def page(results: Path = RESULTS) -> str:
     """The whole page."""
-    found = cases(results)
-    parts = [HEAD]
-    if found:
-        parts += [advice_section(found), monotone_section(found), *(case_section(case) for case in found)]
-    absent = [name for name in DATASETS if name not in {case["about"]["dataset"] for case in found}]
-    parts.append(f"## Not run\n\n{', '.join(absent) if absent else 'Nothing: all data sets were run.'}")
+    parts, absent = [HEAD, CURVES], []
+    for method in FILES:
+        found, label = cases(results, method), METHODS[method].label
+        run = {case["about"]["dataset"] for case in found}
+        absent += [f"- {label}: {name}" for name in DATASETS if name not in run]
+        if found:
+            parts += [f"## {label}", advice_section(found, label), monotone_section(found, label)]
+            parts += [case_section(case, label) for case in found]
+    missing = "\n".join(absent) or "Nothing: all data sets were run."
+    parts.append(f"## Not run\n\n{missing}")
     return "\n\n".join(parts) + "\n"
 
 
