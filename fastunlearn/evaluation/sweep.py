@@ -30,7 +30,7 @@ from fastunlearn.unlearn import get_method, unlearn
 from fastunlearn.unlearn.settings import make_settings
 from fastunlearn.unlearn.snapshot import restored_on_failure
 
-__all__ = ["AXES", "Axis", "Sweep", "pareto", "points_of", "sweep"]
+__all__ = ["AXES", "Axis", "Sweep", "beats", "pareto", "points_of", "sweep"]
 
 #: What is varied where nothing is said: for methods that have such a setting, around its default.
 AXES: dict[str, tuple] = {
@@ -70,21 +70,22 @@ def points_of(method: str, axes: Axis, *, full: bool = False, fixed: Mapping | N
     return list(unique.values())
 
 
+def beats(other: Mapping, point: Mapping, keys: Sequence[str]) -> bool:
+    """Whether ``other`` is at most as large in all ``keys`` and smaller in one. Of seconds and bytes, which vary from
+    run to run, a share NOISE more counts as no larger, and only more than that less as smaller. A value of None counts
+    as infinite."""
+
+    def value(one: Mapping, key: str) -> float:
+        return float("inf") if one[key] is None else one[key]
+
+    triples = [(value(other, key), value(point, key), NOISE.get(key, 0.0)) for key in keys]
+    no_larger = all(b <= a * (1 + part) for b, a, part in triples)
+    return no_larger and any(b < a * (1 - part) for b, a, part in triples)
+
+
 def pareto(points: Sequence[Mapping], keys: Sequence[str]) -> list[bool]:
-    """Whether each point is on the front: no other beats it, which is at most as large in all ``keys`` and smaller in
-    one. Of seconds and bytes, which vary from run to run, a share NOISE more counts as no larger, and only more than
-    that less as smaller. A value of None counts as infinite."""
-    slack = [NOISE.get(key, 0.0) for key in keys]
-
-    def values(point: Mapping) -> tuple:
-        return tuple(float("inf") if point[key] is None else point[key] for key in keys)
-
-    def beats(other: tuple, row: tuple) -> bool:
-        pairs = list(zip(other, row, slack, strict=True))
-        return all(b <= a * (1 + part) for b, a, part in pairs) and any(b < a * (1 - part) for b, a, part in pairs)
-
-    rows = [values(point) for point in points]
-    return [not any(beats(other, row) for other in rows) for row in rows]
+    """Whether each point is on the front: no other :func:`beats` it."""
+    return [not any(beats(other, point, keys) for other in points) for point in points]
 
 
 class Sweep:

@@ -214,6 +214,7 @@ def test_each_method_has_its_own_part_of_the_guide(tmp_path):
         points = [point({}, damage), point({"steps": 15}, damage / 2), point({"steps": 30}, damage)]
         write(tmp_path, file, {"settings": {"note": ""}, "cases": [{"about": about, "points": points}]})
     first, second = guide_page.page(tmp_path).split("## Kronecker Removal\n")
+    assert "the defaults are not on the Pareto front: steps=15 has 0.5 of their damage and 1 of their seconds." in first
     assert "Fisher Removal: news (news)" in first and "15: 0.02, 30: 0.04, 60: 0.04" in first
     assert "Kronecker Removal: news (news)" in second and "15: 0.01, 30: 0.02, 60: 0.02" in second
 
