@@ -75,7 +75,8 @@ class Rehearsal:
     """One rehearsal on ``shown`` records, ``length`` (rho, L2 over all chosen weights) far; the weights are put back.
 
     ``accuracy``: on the ``others``, after it. ``direction``: the gradient, in the weights before it, of their summed
-    pull after it; ``pull()`` makes it for the weights moved, ``gradients(pull)`` takes its gradients there.
+    pull after it; ``pull()`` makes it for the weights moved, ``gradients(pull)`` takes its gradients there. Takes about
+    2 K + 4 copies of the chosen weights in memory.
     """
 
     def __init__(
