@@ -109,7 +109,7 @@ class RetainedRecords:
 
 
 #: Of ``memory``, for the Grams of all blocks with blocks="auto": the rest is for factors.
-GRAMS_SHARE = 0.25
+GRAMS_SHARE = 1 / 16
 
 
 def _blocks_of(request: Request, how: str, size: int | None) -> Blocks:

@@ -93,10 +93,11 @@ def test_these_settings_reach_the_step(world, options):
 
 
 def test_blocks_are_as_fine_as_memory_holds(world):
-    """10 + 40 records: 8 * 50 * 50 bytes a block, for 21 tensors or 5 layers, in a quarter of the memory."""
-    options = {"steps": 2, "batch_size": 8}
+    """10 + 40 records: 8 * 50 * 50 bytes a block, for 21 tensors or 5 layers, in a 16th of the memory."""
+    options = {"steps": 2, "batch_size": 2}
     many = len(list(world.model.parameters()))
-    rooms = {"tensor": 80_000 * (many + 1), "layer": 80_000 * (many - 1), "model": 80_000 * 4}
+    block = 16 * 8 * 50 * 50
+    rooms = {"tensor": block * (many + 1), "layer": block * (many - 1), "model": block * 4}
     notes = {}
     for kind, memory in rooms.items():
         auto, fixed = copy.deepcopy(world), copy.deepcopy(world)
@@ -114,7 +115,7 @@ def test_blocks_of_one_tensor_are_all_alike(world):
 
 def test_less_memory_gives_the_same_for_more_gradients(world):
     other = copy.deepcopy(world)
-    first, options = [], {"steps": 1, "damping": 1e-3, "batch_size": 2, **NEVER}
+    first, options = [], {"steps": 1, "damping": 1e-3, "batch_size": 2, "blocks": "model", **NEVER}
     for each, memory in ((world, "1GB"), (other, "1.2MB")):
         before = torch.cat([p.detach().flatten().double() for p in each.model.parameters()])
         result = run(each, memory=memory, **options)
@@ -212,7 +213,7 @@ def test_the_kept_fisher_steps_as_the_retained_data_do(world):
     other, options = copy.deepcopy(world), {"steps": 1, **NEVER}
     damping = 1e-4
     kept = kept_fisher(other, damping=damping)
-    with_data = change(world, damping=damping, **options)
+    with_data = change(world, damping=damping, blocks="model", **options)  # as the kept one
     without = change(other, "fisher-removal-retain-free", kept_fisher=kept, retain=None, **options)
     assert relative(without, with_data) < 1e-2
 

@@ -23,7 +23,7 @@ class RemovalSettings:
     """``steps``: at most so many. ``step_norm``: the longest step, L2 over all chosen weights. ``step_drift``: how far
     one step may move the probe from the original, nats per target token: longer ones are halved until they do not, and
     the next begins there (None: no such limit). ``damping``: added to the Fisher's diagonal. ``blocks``: between which
-    curvature counts as zero ("auto": tensors where a quarter of ``memory`` holds their Grams, else layers, else one).
+    curvature counts as zero ("auto": tensors where a 16th of ``memory`` holds their Grams, else layers, else one).
     ``kind``: "empirical" labels or "sampled" ones. ``fisher_samples``: retained records per Fisher (None: all).
     ``refresh``: steps for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all forget records
     alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted. ``threshold``: log-odds at
