@@ -13,7 +13,7 @@ from fastunlearn.production.config import check_method
 from fastunlearn.production.dependents import near_duplicates
 from fastunlearn.production.job import Asked, Job, read_set
 from fastunlearn.production.ledger import Ledger, Request, Run
-from fastunlearn.production.run import Outcome, run_job
+from fastunlearn.production.run import Outcome, hold, lock_of, run_job
 from fastunlearn.production.schema import Config
 from fastunlearn.production.state import remove_state
 from fastunlearn.progress import Progress
@@ -122,10 +122,13 @@ def run_requests(
 
 
 def _tidy(config: Config, ledger: Ledger) -> None:
-    """What a run left that was killed after its requests were marked done: its state, and texts to purge."""
+    """What a run left that was killed after its requests were marked done: state, lock file, texts to purge."""
     for run in ledger.runs("done"):
-        if _state(config, run).exists():
-            remove_state(_state(config, run))
+        state = _state(config, run)
+        if state.exists() or lock_of(state).exists():
+            with hold(state):  # which removes the lock file in the end
+                if state.exists():
+                    remove_state(state)
     if config.requests.purge:
         ledger.purge()
 

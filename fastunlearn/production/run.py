@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from fastunlearn.storage.lock import exclusive
 from fastunlearn.unlearn import get_method, unlearn
 from fastunlearn.unlearn.request import prepare
 
-__all__ = ["Outcome", "check_job", "run_job"]
+__all__ = ["Outcome", "check_job", "hold", "lock_of", "run_job"]
 
 ACCOUNT = "unlearning.json"
 
@@ -96,6 +96,16 @@ def check_job(job: Job) -> dict:
     }  # fmt: skip
 
 
+def lock_of(state: Path) -> Path:
+    """The lock file of the run with that state folder, beside it."""
+    return state.with_name(f".{state.name}.lock")
+
+
+def hold(state: Path) -> AbstractContextManager[None]:
+    """Holds the run of a state folder; raises OutputError where another process does."""
+    return exclusive(lock_of(state), f"the run in {state}")
+
+
 def run_job(
     job: Job,
     *,
@@ -114,7 +124,7 @@ def run_job(
     progress = progress or NO_PROGRESS
     job.state.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        stack.enter_context(exclusive(job.state.with_name(f".{job.state.name}.lock"), f"the run in {job.state}"))
+        stack.enter_context(hold(job.state))
         stack.enter_context(deterministic(_threads(job)))
         remove_leftovers(job.state / RUN, job.state / STEPS, job.out, job.evidence)
         if not (job.state / RUN).is_file():

@@ -95,8 +95,11 @@ def test_two_runs_one_after_the_other(two, capsys):
         assert main(["requests", *line]) == 0
         shown = capsys.readouterr().out
         assert all(word in shown for word in words)
+    before = sorted(path.name for path in place.iterdir())
+    (place / ".state-0001.lock").touch()  # as of a run that was killed when its state was gone and its lock was not
     with pytest.raises(InvalidInputError, match="no request is open"):
         run_requests(config)
+    assert sorted(path.name for path in place.iterdir()) == before
 
 
 def test_dry_run_and_errors_of_the_command(two, capsys):
