@@ -10,14 +10,13 @@ on; the result is copied to bench/results/sweep-[kronecker-]DATASET.json when it
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from bench.quality import MODEL, data_of
 from fastunlearn.cli._options import progress
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.evaluation.subject import make_subject
-from fastunlearn.evaluation.sweep import AXES, sweep
+from fastunlearn.evaluation.sweep import axes_of, sweep
 from fastunlearn.microbench.harness import write_json
 from fastunlearn.unlearn import METHODS
 
@@ -36,10 +35,9 @@ OWN: dict[str, dict[str, tuple]] = {
 }  # fmt: skip
 
 
-def axes_of(method: str) -> dict[str, tuple]:
+def swept(method: str) -> dict[str, tuple]:
     """The axes of the method's sweep."""
-    has = {field.name for field in dataclasses.fields(METHODS[method].settings)}
-    return {name: values for name, values in AXES.items() if name in has} | OWN[method] | PARTS
+    return axes_of(method) | OWN[method] | PARTS
 
 
 def main() -> None:
@@ -60,7 +58,7 @@ def main() -> None:
         found = sweep(
             subject.original.model, forget=subject.forget, retain=subject.retain, held_out=subject.held_out,
             out=options.work / f"sweep-{FILES[options.method]}{name}-{data.source}-{options.seed}",
-            pad_token_id=subject.pad_token_id, method=options.method, axes=axes_of(options.method),
+            pad_token_id=subject.pad_token_id, method=options.method, axes=swept(options.method),
             reference=subject.reference.model, seed=options.seed, progress=shown,
         )  # fmt: skip
         about = {"dataset": name, "kind": data.kind, "source": data.source} | found.document["about"]

@@ -30,12 +30,12 @@ from fastunlearn.unlearn import get_method, unlearn
 from fastunlearn.unlearn.settings import make_settings
 from fastunlearn.unlearn.snapshot import restored_on_failure
 
-__all__ = ["AXES", "Axis", "Sweep", "beats", "pareto", "points_of", "sweep"]
+__all__ = ["AXES", "Axis", "Sweep", "axes_of", "beats", "pareto", "points_of", "sweep"]
 
 #: What is varied where nothing is said: for methods that have such a setting, around its default.
 AXES: dict[str, tuple] = {
     "fisher_samples": (32, 128, None),
-    "blocks": ("model", "layer", "auto"),
+    "blocks": ("model", "layer", "tensor"),
     "damping": (1e-8, 1e-6, 1e-4, 1e-2),
     "kind": ("empirical", "sampled"),
     "steps": (15, 30, 60),
@@ -48,6 +48,12 @@ NOISE = {"seconds": 0.05, "peak_bytes": 0.15}
 FILE = "sweep.json"
 FORMAT = 1
 Axis = Mapping[str, Sequence]
+
+
+def axes_of(method: str) -> dict[str, tuple]:
+    """Those of AXES that the method has a setting for."""
+    has = {field.name for field in dataclasses.fields(get_method(method).settings)}
+    return {name: values for name, values in AXES.items() if name in has}
 
 
 def points_of(method: str, axes: Axis, *, full: bool = False, fixed: Mapping | None = None) -> list[dict]:
@@ -160,9 +166,7 @@ def sweep(
     something else in ``out``.
     """
     row, pad = get_method(method), {"pad_token_id": pad_token_id}
-    if axes is None:
-        has = {field.name for field in dataclasses.fields(row.settings)}
-        axes = {name: values for name, values in AXES.items() if name in has}
+    axes = axes_of(method) if axes is None else axes
     points = points_of(method, axes, full=full, fixed=fixed)
     sets = {"forget": forget, "retain": retain, "held_out": held_out}
     if reference is None:

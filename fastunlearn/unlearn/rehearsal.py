@@ -39,7 +39,7 @@ from .request import Request
 from .snapshot import Snapshot
 from .steps import make_pull, norm, scaled
 
-__all__ = ["SHARE", "Rehearsal", "rehearse", "rehearsing_gradients", "shown_at"]
+__all__ = ["Rehearsal", "rehearse", "rehearsing_gradients", "shown_at"]
 
 SHARE = 0.05  # of the forget records are shown, rounded up
 STEPS = 3  # K
@@ -55,7 +55,7 @@ def _count(forget: int) -> int:
 
 
 def rehearsing_gradients(rehearsals: int, forget: int, retain: int) -> int:
-    """The gradients that so many rehearsals take, where memory keeps F."""
+    """At most so many gradients do the rehearsals take, where memory keeps F; records shown are not pulled."""
     each = forget + STEPS * (1 + HVP_GRADIENTS) * _count(forget)
     return rehearsals * each + math.ceil(rehearsals / SERVES) * retain
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench import guide_page, results_page
 from bench.quality import known, nearest
-from bench.sweep import FILES, axes_of
+from bench.sweep import FILES, swept
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.evaluation.sweep import points_of
 from fastunlearn.unlearn import METHODS
@@ -221,7 +221,7 @@ def test_each_method_has_its_own_part_of_the_guide(tmp_path):
 
 @pytest.mark.parametrize("method", FILES)
 def test_every_axis_of_a_sweep_is_a_setting_and_has_words(method):
-    axes = axes_of(method)
+    axes = swept(method)
     assert points_of(method, axes)  # refuses what the method has not
     assert set(axes) <= set(guide_page.ADVICE)
 

@@ -10,8 +10,9 @@ from fastunlearn.audit.document import validate
 from fastunlearn.audit.html import report_html
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.evaluation import sweep as module
-from fastunlearn.evaluation.sweep import pareto, points_of, sweep
+from fastunlearn.evaluation.sweep import axes_of, pareto, points_of, sweep
 from fastunlearn.evaluation.sweep_page import name_of, report_document, table
+from fastunlearn.unlearn import METHODS
 from tests.unlearn.unchanged import bits, same_bits
 
 AXES = {"damping": [1e-6, 1e-4], "steps": [1, 2]}
@@ -108,3 +109,10 @@ def test_damage_is_from_the_retrained_model_where_there_is_one(subject, tmp_path
     )
     assert alone.document["about"]["original"]["damage"] == 0 < beside.document["about"]["original"]["damage"]
     assert name_of({"fisher_samples": None, "steps": 3}) == "fisher_samples=all, steps=3"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_varied_by_default_suits_every_method(method):
+    axes = axes_of(method)
+    values = sum(len(some) for some in axes.values())
+    assert len(axes) <= len(points_of(method, axes)) <= 1 + values  # a value that the method refuses is an error
