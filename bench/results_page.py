@@ -42,7 +42,8 @@ ATTACKED = f"""## After an attack
 Relearning on a few of the forget records, and weights rounded to 4 bits. Aimed at: at most {RETURNS} times of what the
 retrained model regains. A dash: it regains nothing, so that there is no ratio, and the aim is held where the method
 regains nothing either. What the retrained model regains is mostly a few tokens. *Within chance*: the 95 % interval of
-the difference between the two, over the records, holds 0 or lies below it."""
+the difference between the two, over the records, holds 0 or lies below it. *Right after it*: what the attacked model
+has right of the forget records, not what it regains, is at most {RETURNS} times what the attacked retrained model has."""
 MEASURED = """Medians over seeds, with the least and the most. KL is KL(retrained || model) in nats per target token.
 Gradients count one for each record and pass, of the trial that was taken. *Forgot*: a forget accuracy within the 95 %
 interval of the retrained model's, or below. \\* uses no retained record."""
@@ -224,10 +225,15 @@ def withstands(found: dict) -> bool:
     return model <= RETURNS * max(0.0, reference)
 
 
+def as_little_is_right(found: dict) -> bool:
+    """Whether the attacked model has at most RETURNS times right what the attacked retrained model has."""
+    return found["model"]["after"]["value"] <= RETURNS * found["reference"]["after"]["value"]
+
+
 def _withstanding(found: list[tuple[dict, str, str, dict]]) -> str:
     """How often each method holds, of all cases."""
     rows = [["Method", "Attack", "Cases", f"At most {RETURNS} times", "Within chance",
-             "Regained beyond the retrained model's"]]  # fmt: skip
+             f"Right after it, at most {RETURNS} times", "Regained beyond the retrained model's"]]  # fmt: skip
     pairs = dict.fromkeys((name, attack) for _, name, attack, _ in found)
     for name, attack in sorted(pairs, key=lambda pair: (pair[1], list(METHODS).index(pair[0]))):
         some = [one for _, other, kind, one in found if (other, kind) == (name, attack)]
@@ -235,7 +241,8 @@ def _withstanding(found: list[tuple[dict, str, str, dict]]) -> str:
         if some:
             rows.append([
                 METHODS[name].label, attack, str(len(some)), str(sum(map(withstands, some))),
-                str(sum(one["excess"]["low"] <= 0 for one in some)), middle([one["excess"]["value"] for one in some]),
+                str(sum(one["excess"]["low"] <= 0 for one in some)), str(sum(map(as_little_is_right, some))),
+                middle([one["excess"]["value"] for one in some]),
             ])  # fmt: skip
     return table(rows)
 

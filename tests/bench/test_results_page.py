@@ -7,11 +7,8 @@ import json
 
 import pytest
 
-from bench import guide_page, results_page
+from bench import results_page
 from bench.quality import known, nearest
-from bench.sweep import FILES, swept
-from fastunlearn.evaluation.datasets import DATASETS
-from fastunlearn.evaluation.sweep import points_of
 from fastunlearn.unlearn import METHODS
 
 
@@ -64,9 +61,8 @@ def row(text, start) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-@pytest.mark.parametrize("module", [results_page, guide_page])
-def test_the_page_is_what_the_generator_makes(module):
-    assert module.PAGE.read_text(encoding="utf-8") == module.page(), f"run python -m {module.__name__}"
+def test_the_page_is_what_the_generator_makes():
+    assert results_page.PAGE.read_text(encoding="utf-8") == results_page.page(), "run python -m bench.results_page"
 
 
 def test_the_best_first_order_point_stands_against_our_end(tmp_path, record):
@@ -145,11 +141,12 @@ def test_how_often_each_method_withstands_an_attack(tmp_path, record):
     second = copy.deepcopy(record["cases"][0]) | {"seed": 1}
     found = second["methods"]["fisher-removal"]["attacks"]["relearn"]["measures"]["accuracy"]
     found["model"]["regained"]["value"], found["excess"] = 0.31, {"value": 0.06, "low": 0.01, "high": 0.1}
+    found["model"]["after"]["value"] = 0.43  # of the retrained model's 0.35: 1.23 times
     record["cases"].append(second)
     write(tmp_path, "quality-news.json", record)
     text = results_page.page(tmp_path)
     assert row(text, "Fisher Removal | relearn") == [
-        "Fisher Removal", "relearn", "2", "1", "1", "0.055 (0.05 to 0.06)"
+        "Fisher Removal", "relearn", "2", "1", "1", "1", "0.055 (0.05 to 0.06)"
     ]  # fmt: skip
 
 
@@ -172,58 +169,6 @@ def test_the_nearest_point_that_has_forgotten():
     tried = [{"forget_accuracy": 0.3, "kl_retain": 0.1}, {"forget_accuracy": 0.2, "kl_retain": 2.0}]
     assert nearest(end | {"frontier": tried}, 0.2) == {"forget_accuracy": 0.15, "kl_retain": 1.0}
     assert nearest(end | {"frontier": []}, 0.05) is None
-
-
-def point(settings, damage, *, forget=0.1, seconds=1.0, gradients=100):
-    return {
-        "settings": settings, "error": None, "on_front": False, "damage": damage, "forget_accuracy": forget,
-        "retain_accuracy": 0.9, "left": max(0.0, forget - 0.1), "seconds": seconds, "gradients": gradients,
-        "peak_bytes": 2**20, "stopped": "-", "steps": 3,
-    }  # fmt: skip
-
-
-def test_the_guide(tmp_path):
-    points = [
-        point({}, 0.02), point({"fisher_samples": 32}, 0.08, gradients=40), point({"fisher_samples": 128}, 0.04),
-        point({"damping": 1e-2}, 0.1, seconds=2.0), {"settings": {"steps": 3}, "error": "no", "on_front": False},
-    ]  # fmt: skip
-    about = {
-        "dataset": "news", "kind": "news", "source": "generated", "records": {"forget": 5}, "weights": 10,
-        "target": 0.1, "original": {"forget_accuracy": 1.0, "damage": 0.01},
-    }  # fmt: skip
-    case = {"about": about, "points": points}
-    write(tmp_path, "sweep-news.json", {"settings": {"note": ""}, "cases": [case]})
-    text = guide_page.page(tmp_path)
-    assert row(text, "Damping | 0.01")[2:] == ["1 of 1", "5", "1", "1"]
-    assert "damage by fisher_samples (32: 0.08, 128: 0.04, all: 0.02) falls." in text
-    assert "the defaults are on the Pareto front" in text and "Could not be run: steps=3 (no)." in text
-    assert row(text, "damping=0.01 |")[1] == "" and row(text, "defaults |")[1] == "yes"
-    absent = text.split("## Not run\n\n")[1].splitlines()
-    assert [line for line in absent if "Fisher" in line] == [
-        f"- Fisher Removal: {name}" for name in DATASETS if name != "news"
-    ]  # fmt: skip
-    assert sum("Kronecker" in line for line in absent) == len(DATASETS)
-
-
-def test_each_method_has_its_own_part_of_the_guide(tmp_path):
-    about = {
-        "dataset": "news", "kind": "news", "source": "generated", "records": {"forget": 5}, "weights": 10,
-        "target": 0.1, "original": {"forget_accuracy": 1.0, "damage": 0.01},
-    }  # fmt: skip
-    for file, damage in (("sweep-news.json", 0.04), ("sweep-kronecker-news.json", 0.02)):
-        points = [point({}, damage), point({"steps": 15}, damage / 2), point({"steps": 30}, damage)]
-        write(tmp_path, file, {"settings": {"note": ""}, "cases": [{"about": about, "points": points}]})
-    first, second = guide_page.page(tmp_path).split("## Kronecker Removal\n")
-    assert "the defaults are not on the Pareto front: steps=15 has 0.5 of their damage and 1 of their seconds." in first
-    assert "Fisher Removal: news (news)" in first and "15: 0.02, 30: 0.04, 60: 0.04" in first
-    assert "Kronecker Removal: news (news)" in second and "15: 0.01, 30: 0.02, 60: 0.02" in second
-
-
-@pytest.mark.parametrize("method", FILES)
-def test_every_axis_of_a_sweep_is_a_setting_and_has_words(method):
-    axes = swept(method)
-    assert points_of(method, axes)  # refuses what the method has not
-    assert set(axes) <= set(guide_page.ADVICE)
 
 
 def test_cases_of_another_budget_are_not_gone_on_with(tmp_path):
