@@ -56,16 +56,22 @@ def _row(label: str, case: dict) -> list[str]:
 
 
 def _failures(found: dict) -> str:
-    """Which peers failed, and why; out of memory also on which products."""
-    failed = set()
+    """Which peers failed, and why; and on which products which ones asked for more memory than there was."""
+    failed, memory = set(), []
     for product, record in found.items():
-        for name, one in record["cases"][0]["results"].items():
-            if one["gate"] == "failed":
-                reason = one["reason"].partition(":")[2].strip().rstrip(".")[:70]
-                if "allocate memory" in one["reason"]:
-                    reason = f"out of memory: {PRODUCTS[product]}"
-                failed.add(f"{name} ({reason})")
-    return "Peers that failed: " + "; ".join(sorted(failed)) + "." if failed else ""
+        peers = {name: one for name, one in record["cases"][0]["results"].items() if name != OURS}
+        large = [name for name, one in peers.items() if "allocate memory" in one.get("reason", "")]
+        failed |= {
+            f"{name} ({one['reason'].partition(':')[2].strip().rstrip('.')[:70]})"
+            for name, one in peers.items() if one["gate"] == "failed" and name not in large
+        }  # fmt: skip
+        if large:
+            able = [name for name, one in peers.items() if one["gate"] == "passed"]
+            memory.append(f"{PRODUCTS[product]} ({', '.join(sorted(large)) if able else 'no peer fits'})")
+    return " ".join(filter(None, [
+        "Peers that failed: " + "; ".join(sorted(failed)) + "." if failed else "",
+        "Out of memory: " + "; ".join(memory) + "." if memory else "",
+    ]))  # fmt: skip
 
 
 def _apart(found: dict) -> str:

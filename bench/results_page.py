@@ -43,7 +43,8 @@ Relearning on a few of the forget records, and weights rounded to 4 bits. Aimed 
 retrained model regains. A dash: it regains nothing, so that there is no ratio, and the aim is held where the method
 regains nothing either. What the retrained model regains is mostly a few tokens. *Within chance*: the 95 % interval of
 the difference between the two, over the records, holds 0 or lies below it. *Right after it*: what the attacked model
-has right of the forget records, not what it regains, is at most {RETURNS} times what the attacked retrained model has."""
+has right of the forget records, not what it regains, is at most {RETURNS} times what the attacked retrained model has
+right."""
 MEASURED = """Medians over seeds, with the least and the most. KL is KL(retrained || model) in nats per target token.
 Gradients count one for each record and pass, of the trial that was taken. *Forgot*: a forget accuracy within the 95 %
 interval of the retrained model's, or below. \\* uses no retained record."""

@@ -43,6 +43,16 @@ def test_without_a_peer_its_cells_are_empty(tmp_path, case):
     assert "| 2e-06 (against central differences) | 1.25 | – | – | – | 70 % |" in products_section(tmp_path)
 
 
+def test_it_is_said_which_peers_ran_out_of_memory(tmp_path, case):
+    large = {"gate": "failed", "reason": "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried"}
+    case["results"]["slow"] = large
+    write(tmp_path, "hvp-512", [case])
+    case["results"] = {"fastunlearn": case["results"]["fastunlearn"], "slow": large, "quick": large}
+    write(tmp_path, "hvp-2048", [case])
+    text = products_section(tmp_path)
+    assert "broken (no derivative). Out of memory: Hessian, 1 x 512 (slow); Hessian, 1 x 2048 (no peer fits)." in text
+
+
 def test_nothing_measured_nothing_said(tmp_path):
     assert products_section(tmp_path) == "" and growth_section(tmp_path) == ""
 
