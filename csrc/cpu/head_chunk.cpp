@@ -20,8 +20,8 @@ constexpr int64_t kPackedDepth = 512;  // a block of W of it fits the second cac
 
 template <class T>
 HeadChunk<T>::HeadChunk(const HeadProblem& problem, const HeadPlan& plan, const GemmTable<T>& gemm,
-                        const CrossEntropyTable<T>& table, int threads)
-    : p_(problem), plan_(plan), g_(gemm), t_(table), threads_(threads),
+                        const GemmTable<T>& forward, const CrossEntropyTable<T>& table, int threads)
+    : p_(problem), plan_(plan), g_(gemm), f_(forward), t_(table), threads_(threads),
       blocks_((problem.vocabulary + plan.block - 1) / plan.block),
       wide_(std::max(whole(problem.width), (problem.width + gemm.nr - 1) / gemm.nr * gemm.nr)) {
     const int64_t lines = 1 + plan_.streams, tokens = plan_.tokens;
@@ -104,7 +104,7 @@ void HeadChunk<T>::pack_inputs(int from, int to, int stream) {
         for (int64_t task = from * panels_; task < to * panels_; ++task) {
             const int64_t token = task % panels_ * g_.nr;
             const GemmMatrix& x = source(int(task / panels_));
-            g_.pack(x.dtype, element(x, first_ + token, 0), x.row_stride, x.depth_stride,
+            f_.pack(x.dtype, element(x, first_ + token, 0), x.row_stride, x.depth_stride,
                     std::min<int64_t>(g_.nr, tokens_ - token), p_.width, g_.nr,
                     columns(int(task / panels_), task % panels_));
         }
@@ -129,13 +129,14 @@ void HeadChunk<T>::multiply(const GemmMatrix& weight, int64_t block, int from, i
     for (int64_t k0 = 0; k0 < p_.width; k0 += kPackedDepth) {
         const int64_t k1 = std::min(p_.width, k0 + kPackedDepth);
         for (int64_t k = k0; k < k1; k += kDepth)
-            g_.pack(weight.dtype, element(weight, row, k), weight.row_stride, weight.depth_stride, count,
-                    std::min(kDepth, k1 - k), g_.mr, left + (k - k0) * whole(count));
+            f_.pack(weight.dtype, element(weight, row, k), weight.row_stride, weight.depth_stride, count,
+                    std::min(kDepth, k1 - k), f_.mr, left + f_.length(k - k0) * whole(count));
         for (int64_t panel = 0; panel < panels_; ++panel)
             for (int line = from; line < to; ++line)
                 for (int64_t k = k0; k < k1; k += kDepth)
-                    g_.product(left + (k - k0) * whole(count), count, columns(primal ? 0 : line, panel) + k * g_.nr,
-                               g_.nr, std::min(kDepth, k1 - k), tile(line, row, panel, own), g_.nr, add || k > 0);
+                    f_.product(left + f_.length(k - k0) * whole(count), count,
+                               columns(primal ? 0 : line, panel) + f_.length(k) * f_.nr, f_.nr,
+                               std::min(kDepth, k1 - k), tile(line, row, panel, own), f_.nr, add || k > 0);
     }
 }
 

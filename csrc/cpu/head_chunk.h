@@ -26,7 +26,8 @@ struct HeadPlan {
 template <class T>
 class HeadChunk {
    public:
-    HeadChunk(const HeadProblem& problem, const HeadPlan& plan, const GemmTable<T>& gemm,
+    // `forward`: for the products of inputs and weights; as `gemm`, or of the same tiles by bfloat16 instructions.
+    HeadChunk(const HeadProblem& problem, const HeadPlan& plan, const GemmTable<T>& gemm, const GemmTable<T>& forward,
               const CrossEntropyTable<T>& table, int threads);
     void run(int64_t first, int64_t tokens);
 
@@ -84,6 +85,7 @@ class HeadChunk {
     const HeadProblem& p_;
     const HeadPlan plan_;
     const GemmTable<T>& g_;
+    const GemmTable<T>& f_;
     const CrossEntropyTable<T>& t_;
     const int threads_;
     const int64_t blocks_;       // of the vocabulary

@@ -1,6 +1,7 @@
 // The output layer with cross-entropy: how much is taken at a time, then chunk by chunk (head_chunk.h).
 #include "linear_cross_entropy.h"
 
+#include "gemm_bfloat16.h"
 #include "head_chunk.h"
 #include "isa.h"
 
@@ -11,6 +12,7 @@ namespace fu {
 
 FU_ISA_TABLES(CrossEntropyKernels, cross_entropy)
 FU_ISA_TABLES(GemmKernels, gemm_kernels)
+FU_ISA_TABLES(GemmBFloat16, gemm_bfloat16)
 namespace {
 
 constexpr int64_t kMostTokens = 512;        // packing W costs little beside products with as many
@@ -44,11 +46,19 @@ HeadPlan plan_of(const HeadProblem& p, const GemmTable<T>& g) {
 }
 
 template <class T>
-void run(const HeadProblem& problem, const GemmTable<T>& gemm, const CrossEntropyTable<T>& table, int threads) {
+void run(const HeadProblem& problem, const GemmTable<T>& gemm, const GemmTable<T>& forward,
+         const CrossEntropyTable<T>& table, int threads) {
     const HeadPlan plan = plan_of(problem, gemm);
-    HeadChunk<T> chunk(problem, plan, gemm, table, threads);
+    HeadChunk<T> chunk(problem, plan, gemm, forward, table, threads);
     for (int64_t token = 0; token < problem.tokens; token += plan.tokens)
         chunk.run(token, std::min(plan.tokens, problem.tokens - token));
+}
+
+// Whether bfloat16 instructions multiply inputs and weights as they are, without rounding them.
+bool in_bfloat16(const HeadProblem& p) {
+    const auto is = [](const GemmMatrix& matrix) { return matrix.dtype == kBFloat16; };
+    return is(p.x) && is(p.weight) && std::all_of(p.xt.begin(), p.xt.end(), is) &&
+           std::all_of(p.weight_t.begin(), p.weight_t.end(), is);
 }
 
 }  // namespace
@@ -66,10 +76,9 @@ void linear_cross_entropy(const std::string& isa, const HeadProblem& problem, in
         throw std::invalid_argument("token_weights are needed");
     const CrossEntropyKernels& table = cross_entropy_of(isa);
     const GemmKernels& gemm = gemm_kernels_of(isa);
-    if (problem.wide)
-        run<double>(problem, gemm.f64, table.f64, threads);
-    else
-        run<float>(problem, gemm.f32, table.f32, threads);
+    if (problem.wide) return run<double>(problem, gemm.f64, gemm.f64, table.f64, threads);
+    const bool narrow = in_bfloat16(problem) && has_bfloat16_products(isa);
+    run<float>(problem, gemm.f32, narrow ? gemm_bfloat16_of(isa).rounded : gemm.f32, table.f32, threads);
 }
 
 }  // namespace fu

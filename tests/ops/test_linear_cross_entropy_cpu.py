@@ -67,6 +67,15 @@ def test_every_instruction_set(isa, dtype, layer, monkeypatch):
     agree(head_case(37, 29, 1111, 2, dtype=dtype, **layer))
 
 
+@pytest.mark.parametrize("width", [255, 700, 1030])
+@pytest.mark.parametrize("run", RUNS)
+def test_bfloat16_inputs_are_multiplied_as_they_are(run, width):
+    """Also on bfloat16 instructions, where the CPU has them: what is summed in float32 is right to its digits."""
+    case = head_case(70, width, 333, 2, dtype=torch.bfloat16)
+    truth = run(case.to(torch.float64), "reference")
+    assert error(run(case, "cpu")["w"], truth["w"]) < 1e-5
+
+
 @pytest.mark.parametrize("gone", [("xt",), ("weight_t",), ("xt", "weight_t"), ("xt", "bias_t"), ("weight_t", "bias_t")])
 @pytest.mark.parametrize("run", [hessian, ggn])
 def test_a_tangent_that_is_none_is_zero(gone, run):

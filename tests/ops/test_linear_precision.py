@@ -48,6 +48,28 @@ def test_error_against_float64(mode, shape, streams):
         assert errors(inputs(*shape, streams, torch.float32)) <= TOLERANCE[mode]
 
 
+@needs_cpu
+@pytest.mark.parametrize("shape", [(1, 1, 1), (63, 127, 31), (301, 1050, 150), (7, 601, 2)], ids=str)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weight_products_of_bfloat16_lose_nothing(shape, transposed):
+    """On bfloat16 instructions, where the CPU has them: operands as they are, sums in float32."""
+    c = inputs(*shape, 2, torch.bfloat16)
+    x, xt, g, h = (c[name] for name in ("x", "xt", "g", "h"))
+    out = torch.zeros(2, x.shape[1], g.shape[1]).mT if transposed else torch.zeros(2, g.shape[1], x.shape[1])
+    want = op.weight_product(x.double(), xt.double(), g.double(), h.double(), out.double(), backend="reference")
+    assert error(op.weight_product(x, xt, g, h, out, backend="cpu"), want) < 2e-6
+
+
+@needs_cpu
+def test_bfloat16_beside_float32_is_widened():
+    from fastunlearn.ops.linear import cpu
+
+    torch.manual_seed(0)
+    a, b, c = torch.randn(33, 65).bfloat16(), torch.randn(40, 65), torch.empty(33, 40)
+    cpu.gemm([b], [(c, False, [(a, 0)])])
+    assert error(c, a.double() @ b.double().T) < 2e-6
+
+
 @needs_products
 @settings(max_examples=30, deadline=None)
 @given(

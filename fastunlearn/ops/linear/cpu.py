@@ -2,7 +2,8 @@
 
 Which library computes what (README.md has the measurements): float32 and float64 are our own products. bfloat16
 results come from PyTorch's oneDNN where it has bfloat16 instructions, with float32 sums and one rounding; bfloat16
-weight gradients, whose sums stay in float32, are our own. ``FASTUNLEARN_CPU_ISA`` set means our own throughout.
+weight gradients, whose sums stay in float32, are our own, on the same instructions, which take bfloat16 operands as
+they are. ``FASTUNLEARN_CPU_ISA`` set means our own throughout.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ def gemm(rights: Sequence[Tensor], outputs: Sequence[Output], isa: str | None = 
     """
     wide, isa = outputs[0][0].dtype == torch.float64, isa or cpu_isa()
     mode = mode_of(rights[0].dtype, "cpu")
+    operands = [*rights, *(a for _, _, terms in outputs for a, _ in terms)]
+    if all(one.dtype == torch.bfloat16 for one in operands) and extension("cpu").has_bfloat16_products(isa):
+        mode = "bf16"  # nothing is rounded
     if mode != "float32" and not extension("cpu").has_bfloat16_products(isa):
         raise BackendUnavailableError(
             f"precision({mode!r}): the instruction set {isa!r} of this CPU has no bfloat16 dot products (AVX512-BF16); "
