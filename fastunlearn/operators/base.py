@@ -29,6 +29,8 @@ class LinearOperator:
 
     #: The matrix is its own transpose.
     SELF_ADJOINT = True
+    #: ``matmat`` takes vectors in their own dtypes too: it rounds them to those of the weights.
+    ANY_DTYPE = False
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -65,7 +67,7 @@ class LinearOperator:
     def __matmul__(self, v: Any) -> Any:
         if isinstance(v, LinearOperator):
             return Chain(self, v)
-        vectors, form = self.space.read(v)
+        vectors, form = self.space.read(v, widen=not self.ANY_DTYPE)
         return self.space.write(self.matmat(vectors), form)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:

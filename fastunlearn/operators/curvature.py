@@ -137,6 +137,8 @@ class CurvatureOperator(LinearOperator):
     operations do; on a GPU set ``torch.use_deterministic_algorithms(True)``. Raises InvalidInputError.
     """
 
+    ANY_DTYPE = True
+
     def __init__(
         self,
         model: nn.Module,

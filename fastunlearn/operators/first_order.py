@@ -65,7 +65,7 @@ def jvp(
     One dual forward, no backward. Arguments as for CurvatureOperator, v as for its ``@``.
     """
     walk = Walk(model, batches, loss, params, reduction, batch_weight, True)
-    vectors, form = walk.space.read(v)
+    vectors, form = walk.space.read(v, widen=False)
     tangents = walk.tangents(vectors)
     sum_t = torch.zeros(next(iter(vectors.values())).shape[0], dtype=torch.float64, device=walk.space.device)
 

@@ -30,7 +30,7 @@ def per_sample_dot(model: nn.Module, batches: Iterable[Mapping] | Mapping, v: Ve
     """
     walk = Walk(model, batches, None, params, "sum", None, True)
     _check_whole(walk)
-    vectors, form = walk.space.read(v)
+    vectors, form = walk.space.read(v, widen=False)
     tangents = walk.tangents(vectors)
     columns = []
     for part in walk.batches:

@@ -37,11 +37,11 @@ class ShardedSpace(Space):
         size = sum(shape.numel() for shape in self._local.values())
         return Vectors(torch.zeros(k, size, dtype=self.dtype, device=self.device), self._local)
 
-    def read(self, v: Any, name: str = "v") -> tuple[dict[str, Tensor], Form]:
+    def read(self, v: Any, name: str = "v", *, widen: bool = True) -> tuple[dict[str, Tensor], Form]:
         if isinstance(v, Tensor):
-            whole, form = self._read_flat(v, name)
+            whole, form = self._read_flat(v, name, widen)
             return {n: self.shards.cut(n, part.contiguous()) for n, part in whole.items()}, form
-        found, form = super().read(v, name)
+        found, form = super().read(v, name, widen=widen)
         for n, part in found.items():
             self._check_layout(n, part, name)
         return {n: part.to_local() for n, part in found.items()}, form

@@ -64,23 +64,24 @@ class Space:
         """k zero vectors, in ``dtype``."""
         return Vectors(torch.zeros(k, self.size, dtype=self.dtype, device=self.device), self.shapes)
 
-    def read(self, v: Vector, name: str = "v") -> tuple[dict[str, Tensor], Form]:
-        """A vector or several as a dict of (k, *shape), in ``dtype``, and the form in which it came.
+    def read(self, v: Vector, name: str = "v", *, widen: bool = True) -> tuple[dict[str, Tensor], Form]:
+        """A vector or several as a dict of (k, *shape), in ``dtype`` or, unless ``widen``, in its own, and the form in
+        which it came.
 
         Raises InvalidInputError for a wrong type, length, shape, dtype or device; ``name`` is what it is called there.
         """
         if isinstance(v, Tensor):
-            return self._read_flat(v, name)
+            return self._read_flat(v, name, widen)
         if isinstance(v, Mapping):
             missing, unknown = [n for n in self.shapes if n not in v], [n for n in v if n not in self.shapes]
             if missing or unknown:
                 what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which is no chosen parameter"
                 raise InvalidInputError(f"{name} {what}: give one tensor for each of the {len(self.shapes)} parameters")
-            return self._read_tensors([v[n] for n in self.shapes], "dict", name)
+            return self._read_tensors([v[n] for n in self.shapes], "dict", name, widen)
         if isinstance(v, list | tuple):
             if len(v) != len(self.shapes):
                 raise InvalidInputError(f"{name} has {len(v)} tensors; the operator has {len(self.shapes)} parameters")
-            return self._read_tensors(list(v), "list" if isinstance(v, list) else "tuple", name)
+            return self._read_tensors(list(v), "list" if isinstance(v, list) else "tuple", name, widen)
         raise InvalidInputError(f"{name} is a {type(v).__name__}: give a tensor, a list or tuple, or a dict of tensors")
 
     def _check(self, tensor: object, dtype: torch.dtype, name: str) -> None:
@@ -91,7 +92,7 @@ class Space:
         if tensor.device != self.device:
             raise InvalidInputError(f"{name} is on {tensor.device}, the parameters are on {self.device}: move it there")
 
-    def _read_flat(self, v: Tensor, name: str) -> tuple[dict[str, Tensor], Form]:
+    def _read_flat(self, v: Tensor, name: str, widen: bool) -> tuple[dict[str, Tensor], Form]:
         if v.dim() not in (1, 2) or v.shape[0] != self.size or (v.dim() == 2 and v.shape[1] == 0):
             count = f"{len(self.shapes)} parameters"
             raise InvalidInputError(
@@ -99,13 +100,14 @@ class Space:
             )
         self._check(v, next(iter(self.dtypes.values())), name)
         single = v.dim() == 1
-        rows = (v[:, None] if single else v).detach().to(self.dtype)
+        rows = (v[:, None] if single else v).detach()
+        rows = rows.to(self.dtype) if widen else rows
         sizes = [shape.numel() for shape in self.shapes.values()]
         parts = rows.split(sizes)
         found = {n: part.T.reshape(-1, *s) for (n, s), part in zip(self.shapes.items(), parts, strict=True)}
         return found, Form("flat", single)
 
-    def _read_tensors(self, parts: list, kind: str, name: str) -> tuple[dict[str, Tensor], Form]:
+    def _read_tensors(self, parts: list, kind: str, name: str, widen: bool) -> tuple[dict[str, Tensor], Form]:
         def label(i: int, n: str) -> str:
             return f"{name}[{n!r}]" if kind == "dict" else f"{name}[{i}] ({n})"
 
@@ -122,8 +124,8 @@ class Space:
                     f"{label(i, n)} has shape {tuple(part.shape)}; it must be {tuple(shape)}, or for k vectors at once "
                     f"{(*shape, 'k')} with the same k everywhere"
                 )
-        wide = [part.detach().to(self.dtype) for part in parts]
-        moved = [part[None] if single else part.movedim(-1, 0) for part in wide]
+        read = [part.detach().to(self.dtype) if widen else part.detach() for part in parts]
+        moved = [part[None] if single else part.movedim(-1, 0) for part in read]
         return dict(zip(self.shapes, moved, strict=True)), Form(kind, single)
 
     def write(self, vectors: Mapping[str, Tensor], form: Form) -> Vector:

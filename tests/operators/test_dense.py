@@ -133,6 +133,31 @@ def test_float32_sums_in_float32_and_bfloat16_too(kind, engine, batches, dense):
     assert error(half @ v.bfloat16(), truth) < 0.2
 
 
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("form", ["flat", "list", "dict"])
+def test_a_vector_in_the_weights_dtype_is_not_widened(kind, form, engine, batches, monkeypatch):
+    """A copy in float32 would take more than the weights themselves; the answer is the same to the bit."""
+    operator = MAKE[kind](make_tiny(torch.bfloat16), batches)
+    flat = draw(operator.shape[0]).bfloat16()
+    parts = operator.space.read(flat)[0]
+    v = {"flat": flat, "list": [part[0].bfloat16() for part in parts.values()],
+         "dict": {name: part[0].bfloat16() for name, part in parts.items()}}[form]  # fmt: skip
+    taken = []
+
+    def tangents(vectors, plain=operator.walk.tangents):
+        taken.extend(part.dtype for part in vectors.values())
+        return plain(vectors)
+
+    wide = operator @ flat.float()
+    monkeypatch.setattr(operator.walk, "tangents", tangents)
+    found = operator @ v
+    monkeypatch.undo()
+    assert set(taken) == {torch.bfloat16}
+    assert torch.equal(operator.space.write(operator.space.read(found)[0], operator.space.read(flat)[1]), wide)
+    twice = (2.0 * operator) @ v  # in algebra the outermost operator widens
+    assert torch.equal(operator.space.write(operator.space.read(twice)[0], operator.space.read(flat)[1]), 2.0 * wide)
+
+
 def test_the_same_call_gives_the_same_bits(engine, tiny, batches):
     v = draw(fu.Hessian(tiny, batches).shape[0])
     assert torch.equal(fu.Hessian(tiny, batches) @ v, fu.Hessian(tiny, batches) @ v)
