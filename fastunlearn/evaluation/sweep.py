@@ -43,8 +43,9 @@ AXES: dict[str, tuple] = {
     "step_drift": (2.5e-4, 1e-3, 4e-3, None),
     "fade": ("mean", "ranks"),
 }
-#: How much of what the machine says of a run is chance: a peak depends on what earlier runs of the process left.
-NOISE = {"seconds": 0.05, "peak_bytes": 0.15}
+#: How much of a figure is chance. A peak depends on what earlier runs of the process left; the damage of many steps
+#: moves by up to 0.4 % where the damping is changed by a thousandth (docs/performance.md, 30).
+NOISE = {"seconds": 0.05, "peak_bytes": 0.15, "damage": 0.005}
 FILE = "sweep.json"
 FORMAT = 1
 Axis = Mapping[str, Sequence]
@@ -77,9 +78,8 @@ def points_of(method: str, axes: Axis, *, full: bool = False, fixed: Mapping | N
 
 
 def beats(other: Mapping, point: Mapping, keys: Sequence[str]) -> bool:
-    """Whether ``other`` is at most as large in all ``keys`` and smaller in one. Of seconds and bytes, which vary from
-    run to run, a share NOISE more counts as no larger, and only more than that less as smaller. A value of None counts
-    as infinite."""
+    """Whether ``other`` is at most as large in all ``keys`` and smaller in one. Of what is partly chance a share NOISE
+    more counts as no larger, and only more than that less as smaller. A value of None counts as infinite."""
 
     def value(one: Mapping, key: str) -> float:
         return float("inf") if one[key] is None else one[key]
