@@ -14,7 +14,7 @@ from pathlib import Path
 from bench.generated import write_page
 from bench.readme_figures import NONE, middle, plain, table
 from bench.results_page import RESULTS, ROOT
-from bench.sweep import FILES
+from bench.sweep import FILES, SEEDS
 from bench.sweep_cases import DEFAULTS, Seed, Swept, swept_datasets
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.evaluation.sweep import AXES, NOISE
@@ -183,10 +183,13 @@ def page(results: Path = RESULTS) -> str:
         found, label = swept_datasets(results, method), METHODS[method].label
         run = {one.about["dataset"] for one in found}
         absent += [f"- {label}: {name}" for name in DATASETS if name not in run]
+        for one in found:
+            seeds = {seed.about["seed"] for seed in one.seeds}
+            absent += [f"- {label}: {one.about['dataset']}, seed {seed}" for seed in SEEDS if seed not in seeds]
         if found:
             parts += [f"## {label}", advice_section(found, label), monotone_section(found, label)]
             parts += [dataset_section(one, label) for one in found]
-    missing = "\n".join(absent) or "Nothing: all data sets were run."
+    missing = "\n".join(absent) or "Nothing: all data sets and seeds were run."
     parts.append(f"## Not run\n\n{missing}")
     return "\n\n".join(parts) + "\n"
 

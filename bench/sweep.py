@@ -24,6 +24,7 @@ from fastunlearn.unlearn import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 #: The methods that are swept, and what stands in the name of their files.
 FILES = {"fisher-removal": "", "kronecker-removal": "kronecker-"}
+SEEDS = (0, 1, 2)
 #: Beside those of AXES: which part of the weights may change.
 PARTS = {"parameters": ("*mlp*", "*self_attn*", "*layers.1.*")}
 #: What a method has instead of the values of AXES, or besides.
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("datasets", nargs="+", choices=list(DATASETS), metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("--method", choices=list(FILES), default="fisher-removal")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--folder", type=Path, help="folder of the data sets' files (default: all generated)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "quality")
     parser.add_argument("--note", default="", help="what else the machine did; seconds are then left out of the page")
