@@ -44,7 +44,7 @@ AXES: dict[str, tuple] = {
     "fade": ("mean", "ranks"),
 }
 #: How much of a figure is chance. A peak depends on what earlier runs of the process left; the damage of many steps
-#: moves by up to 0.4 % where the damping is changed by a thousandth (docs/performance.md, 30).
+#: moves by up to half a per cent where the damping is changed by a thousandth (docs/performance.md, 31).
 NOISE = {"seconds": 0.05, "peak_bytes": 0.15, "damage": 0.005}
 FILE = "sweep.json"
 FORMAT = 1
@@ -77,14 +77,14 @@ def points_of(method: str, axes: Axis, *, full: bool = False, fixed: Mapping | N
     return list(unique.values())
 
 
-def beats(other: Mapping, point: Mapping, keys: Sequence[str]) -> bool:
-    """Whether ``other`` is at most as large in all ``keys`` and smaller in one. Of what is partly chance a share NOISE
-    more counts as no larger, and only more than that less as smaller. A value of None counts as infinite."""
+def beats(other: Mapping, point: Mapping, keys: Sequence[str], noise: Mapping[str, float] = NOISE) -> bool:
+    """Whether ``other`` is at most as large in all ``keys`` and smaller in one. Of what is partly chance a share
+    ``noise`` more counts as no larger, and only more than that less as smaller. A value of None counts as infinite."""
 
     def value(one: Mapping, key: str) -> float:
         return float("inf") if one[key] is None else one[key]
 
-    triples = [(value(other, key), value(point, key), NOISE.get(key, 0.0)) for key in keys]
+    triples = [(value(other, key), value(point, key), noise.get(key, 0.0)) for key in keys]
     no_larger = all(b <= a * (1 + part) for b, a, part in triples)
     return no_larger and any(b < a * (1 - part) for b, a, part in triples)
 

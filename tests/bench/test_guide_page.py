@@ -97,6 +97,14 @@ def test_what_beats_the_defaults_on_every_seed_takes_them_off_the_front(tmp_path
     assert row(text, "defaults |")[1] == "" and row(text, "defaults |")[7] == "–"
 
 
+def test_what_beats_them_by_less_than_chance_is_named(tmp_path):
+    write(tmp_path, "sweep-news.json", *three(0.01995, 0.01992, 0.01995))
+    assert (
+        "news: the defaults are on the Pareto front (on that of a single seed: 3 of 3); were any difference of damage "
+        "to count, not: damping=1e-08 has 0.997 of their damage and 1 of their seconds." in guide_page.page(tmp_path)
+    )
+
+
 def test_it_is_one_setting_that_must_beat_them_on_every_seed(tmp_path):
     cases = [
         case(point({}, 0.02), *(point({"damping": value}, 0.01 if value == best else 0.03) for value in (1e-8, 1e-4)))

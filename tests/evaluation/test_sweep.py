@@ -10,7 +10,7 @@ from fastunlearn.audit.document import validate
 from fastunlearn.audit.html import report_html
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.evaluation import sweep as module
-from fastunlearn.evaluation.sweep import axes_of, pareto, points_of, sweep
+from fastunlearn.evaluation.sweep import axes_of, beats, pareto, points_of, sweep
 from fastunlearn.evaluation.sweep_page import name_of, report_document, table
 from fastunlearn.unlearn import METHODS
 from tests.unlearn.unchanged import bits, same_bits
@@ -116,3 +116,11 @@ def test_what_is_varied_by_default_suits_every_method(method):
     axes = axes_of(method)
     values = sum(len(some) for some in axes.values())
     assert len(axes) <= len(points_of(method, axes)) <= 1 + values  # a value that the method refuses is an error
+
+
+def test_less_damage_than_chance_beats_nothing():
+    keys, base = ("gradients", "damage"), {"gradients": 10, "damage": 1.0}
+    assert not beats(base | {"damage": 0.996}, base, keys) and beats(base | {"damage": 0.994}, base, keys)
+    assert beats({"gradients": 9, "damage": 1.004}, base, keys)
+    assert not beats({"gradients": 9, "damage": 1.006}, base, keys)
+    assert beats(base | {"damage": 0.996}, base, keys, {})

@@ -60,6 +60,26 @@ def test_weight_products_of_bfloat16_lose_nothing(shape, transposed):
     assert error(op.weight_product(x, xt, g, h, out, backend="cpu"), want) < 2e-6
 
 
+@needs_products
+@pytest.mark.parametrize("isa", _capable())
+@pytest.mark.parametrize("half", [True, False])
+def test_which_products_are_of_bfloat16(isa, half, monkeypatch):
+    from fastunlearn.ops.linear import _precision, cpu
+
+    modes, plain = [], cpu.extension("cpu")
+
+    class Spy:
+        has_bfloat16_products = staticmethod(plain.has_bfloat16_products)
+
+        def gemm(self, *arguments):
+            modes.append(arguments[-2])
+
+    monkeypatch.setattr(cpu, "extension", lambda name: Spy())
+    a, b = torch.randn(5, 7).bfloat16(), torch.randn(6, 7).bfloat16()
+    cpu.gemm([b], [(torch.empty(5, 6), False, [(a if half else a.float(), 0)])], isa)
+    assert modes == [_precision.MODES["bf16" if half else "float32"]]
+
+
 @needs_cpu
 def test_bfloat16_beside_float32_is_widened():
     from fastunlearn.ops.linear import cpu

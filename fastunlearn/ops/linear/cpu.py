@@ -49,9 +49,10 @@ def gemm(rights: Sequence[Tensor], outputs: Sequence[Output], isa: str | None = 
     wide, isa = outputs[0][0].dtype == torch.float64, isa or cpu_isa()
     mode = mode_of(rights[0].dtype, "cpu")
     operands = [*rights, *(a for _, _, terms in outputs for a, _ in terms)]
-    if all(one.dtype == torch.bfloat16 for one in operands) and extension("cpu").has_bfloat16_products(isa):
+    able = extension("cpu").has_bfloat16_products(isa)
+    if able and all(one.dtype == torch.bfloat16 for one in operands):
         mode = "bf16"  # nothing is rounded
-    if mode != "float32" and not extension("cpu").has_bfloat16_products(isa):
+    if mode != "float32" and not able:
         raise BackendUnavailableError(
             f"precision({mode!r}): the instruction set {isa!r} of this CPU has no bfloat16 dot products (AVX512-BF16); "
             f"use 'float32'"
