@@ -41,5 +41,6 @@ FASTUNLEARN_CPU=1 FASTUNLEARN_CUDA=0 FASTUNLEARN_CPU_FLAGS="-O1 -g1 $flags" CXX=
 library() { $compiler -print-file-name="$1"; }
 export LD_PRELOAD="$(library libasan.so) $(library libstdc++.so)"
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:quarantine_size_mb=64 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export EMULATED_CUDA_FLAGS="$flags" # the CUDA kernels on the CPU, tests/emulated_cuda
 export PYTHONPATH="$folder/lib:$root" PYTHONDONTWRITEBYTECODE=1
 exec "$python" -P -m pytest -o pythonpath= -p no:cacheprovider --capture=sys -q "$@"

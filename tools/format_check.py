@@ -1,4 +1,4 @@
-"""Whether csrc is in the style of .clang-format: ``python tools/format_check.py [--write] [FILE ...]``."""
+"""Whether C++ and CUDA code is in the style of .clang-format: ``python tools/format_check.py [--write] [FILE ...]``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("csrc", "tests/emulated_cuda")
 
 
 def sources() -> list[Path]:
-    return sorted(p for kind in ("*.cpp", "*.h", "*.cu") for p in (ROOT / "csrc").rglob(kind))
+    kinds = ("*.cpp", "*.h", "*.cu")
+    return sorted(p for folder in FOLDERS for kind in kinds for p in (ROOT / folder).rglob(kind))
 
 
 def formatted(path: Path) -> str:
@@ -28,7 +30,7 @@ def main() -> int:
     every = [path.resolve() for path in options.files] or sources()
     wrong = []
     for path in every:
-        name = path.relative_to(ROOT / "csrc").as_posix()
+        name = path.relative_to(ROOT).as_posix()
         found = formatted(path)
         if found != path.read_text(encoding="utf-8"):
             wrong.append(name)
@@ -36,9 +38,9 @@ def main() -> int:
                 path.write_text(found, encoding="utf-8")
     done = "rewritten" if options.write else "not in the style of .clang-format"
     for name in wrong:
-        print(f"csrc/{name}: {done}")
+        print(f"{name}: {done}")
     if not wrong:
-        print(f"csrc: {len(every)} files in style")
+        print(f"{len(every)} files in style")
     return 1 if wrong and not options.write else 0
 
 

@@ -100,7 +100,7 @@ __device__ void multiply(S* slabs, const Operand& a, const Operand& b, int64_t w
 template <class S>
 __global__ void __launch_bounds__(kThreads) gram_kernel(const GramProblem p, bool x_vectors, bool g_vectors) {
     if (p.symmetric && blockIdx.x < blockIdx.y) return;
-    extern __shared__ __align__(16) unsigned char shared[];
+    extern __shared__ __align__(32) unsigned char shared[];  // 32: what fragments need
     __shared__ int32_t row_owner[kTile], column_owner[kTile];
     S* slabs = reinterpret_cast<S*>(shared);
     float* tile = reinterpret_cast<float*>(shared);

@@ -58,9 +58,9 @@ __device__ void put(S* slab, Piece<S> (&held)[kPieces], const float* weights, in
 
 template <class S>
 __global__ void __launch_bounds__(kThreads) tensor_kernel(const WeightedGradient p, bool x_vectors, bool g_vectors) {
-    __shared__ __align__(16) S left_slab[kSlab * kRow];
-    __shared__ __align__(16) S right_slab[kSlab * kRow];
-    __shared__ float staged[kThreads / 32][16 * 20];
+    __shared__ __align__(32) S left_slab[kSlab * kRow];
+    __shared__ __align__(32) S right_slab[kSlab * kRow];
+    __shared__ __align__(32) float staged[kThreads / 32][16 * 20];
     const int64_t row = int64_t(blockIdx.y) * kTile, column = int64_t(blockIdx.x) * kTile;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int top = warp / 4 * (kDown * 16), left = warp % 4 * (kAcross * 16);
