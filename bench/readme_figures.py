@@ -222,7 +222,10 @@ def figures_section(results: Path = RESULTS) -> str:
         if record is not None:
             parts.append(ghost_gram(record, device))
     if not (results / "cuda-ghost-gram.json").exists():
-        parts.append("No GPU figures: the CUDA kernels were compiled, and their code was run on the CPU by the tests, but not on a GPU.")
+        parts.append(
+            "No GPU figures: the CUDA kernels were compiled, and their code was run on the CPU by the tests, but not "
+            "on a GPU."
+        )
     return "\n\n".join(parts)
 
 

@@ -28,6 +28,8 @@ from fastunlearn.ops.activation import KINDS  # noqa: E402
 from fastunlearn.ops.activation import triton as activation  # noqa: E402
 from fastunlearn.ops.attention import AttentionSpec  # noqa: E402
 from fastunlearn.ops.attention import triton as attention  # noqa: E402
+from fastunlearn.ops.ghost_gram import triton as gram  # noqa: E402
+from fastunlearn.ops.ghost_gram._arguments import Side  # noqa: E402
 from fastunlearn.ops.linear import triton as linear  # noqa: E402
 from fastunlearn.ops.linear_cross_entropy import triton as cross_entropy  # noqa: E402
 from fastunlearn.ops.linear_cross_entropy.reference import Head  # noqa: E402
@@ -97,6 +99,12 @@ def losses(dtype: torch.dtype, softcap: float | None = None) -> None:
         cross_entropy.product = plain
 
 
+def ghost_gram(dtype: torch.dtype, two_sets: bool) -> None:
+    x, offsets = torch.zeros(256, 512, dtype=dtype), torch.tensor([0, 100, 256])
+    side = Side(x, x, offsets)
+    gram.ghost_gram(side, side if two_sets else None, two_sets, torch.zeros(2, 2))
+
+
 CASES: dict[str, Callable[[torch.dtype], None]] = {
     "attention, head 64": lambda dtype: attention_pair(dtype, 64),
     "attention, head 128": lambda dtype: attention_pair(dtype, 128),
@@ -114,6 +122,8 @@ CASES: dict[str, Callable[[torch.dtype], None]] = {
     **{f"gated {kind}": (lambda dtype, kind=kind: gated(dtype, kind)) for kind in KINDS},
     "rotary": rotary,
     "products": products,
+    "ghost gram": lambda dtype: ghost_gram(dtype, False),
+    "ghost gram, two sets and bias": lambda dtype: ghost_gram(dtype, True),
     "cross-entropy": losses,
     "cross-entropy, softcap": lambda dtype: losses(dtype, 30.0),
 }

@@ -189,11 +189,15 @@ def gram(bench: Bench) -> list[dict]:
     for length in (8,) if bench.toy else (1, 32, 256):
         x, g = bench.draw(tokens, width), bench.draw(tokens, width)
         offsets = torch.arange(0, tokens + 1, length)
-        result = bench.measure(functools.partial(ghost_gram, x, g, offsets))
-        if "seconds" in result:
-            work = 2 * tokens * tokens / 2 * 2 * width
-            result["share_of_product_rate"] = work / result["seconds"] / bench.product_rate
-        cases.append({"tokens": tokens, "length": length, "width": width, "ways": {"fastunlearn": result}})
+        kernels = {"CUDA": "cuda", "Triton": "triton"} if x.is_cuda else {"reference": "reference"}
+        ways = {}
+        for name, backend in kernels.items():
+            result = bench.measure(functools.partial(ghost_gram, x, g, offsets, backend=backend))
+            if "seconds" in result:
+                work = 2 * tokens * tokens / 2 * 2 * width
+                result["share_of_product_rate"] = work / result["seconds"] / bench.product_rate
+            ways[f"fastunlearn: {name}"] = result
+        cases.append({"tokens": tokens, "length": length, "width": width, "ways": ways})
     return cases
 
 

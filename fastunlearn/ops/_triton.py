@@ -65,15 +65,21 @@ def with_device(tensor: Tensor) -> contextlib.AbstractContextManager:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-def launch(kernel, grid: Callable[[Tile], tuple], tiles: tuple[Tile, ...], arguments: dict, key: tuple = ()) -> None:
+def launch(
+    kernel, grid: Callable[[Tile], tuple], tiles: tuple[Tile, ...], arguments: dict, key: tuple = (), *,
+    reset: Callable[[], object] | None = None,
+) -> None:  # fmt: skip
     """Runs ``kernel`` over ``grid(tile)`` with the best of ``tiles``.
 
     ``arguments``: every argument by name, without those of the tile. ``key``: what the best tile depends on, beside
-    the kernel and the GPU. A kernel that is timed runs several times, so it must not add to what it writes.
+    the kernel and the GPU. A kernel that is timed runs several times: one that adds to what it writes needs ``reset``,
+    which sets that to zero and is called before the run that counts.
     """
     number = 0
     if len(tiles) > 1 and not interpreted():
         number = _choose(kernel, grid, tiles, arguments, key)
+    if reset is not None:
+        reset()
     run(kernel, grid, tiles[number], arguments)
 
 

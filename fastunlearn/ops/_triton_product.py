@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ._triton import Tile, architecture, interpreted, launch, precision, with_device
 
-__all__ = ["pair_product"]
+__all__ = ["accumulate", "pair_product"]
 
 
 @triton.jit
-def _accumulate(
+def accumulate(
     total, a, b, scale, m, n, M, N, L, a_m, a_l, b_l, b_n,
     SCALED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_L: tl.constexpr,
 ):  # fmt: skip
+    """total + A B for rows m of A (M, L) and columns n of B (L, N); those beyond M and N count as zeros."""
     step = tl.arange(0, BLOCK_L)
     left = a + m[:, None].to(tl.int64) * a_m + step[None, :].to(tl.int64) * a_l
     right = b + step[:, None].to(tl.int64) * b_l + n[None, :].to(tl.int64) * b_n
@@ -53,11 +54,11 @@ def products(
     n = within // height * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.program_id(1).to(tl.int64)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    total = _accumulate(
+    total = accumulate(
         total, a1 + k * a1_k, b1 + k * b1_k, scale, m, n, M, N, L, a1_m, a1_l, b1_l, b1_n, SCALED, PRECISION, BLOCK_L
     )
     if PAIR:
-        total = _accumulate(
+        total = accumulate(
             total, a2 + k * a2_k, b2 + k * b2_k, scale, m, n, M, N, L, a2_m, a2_l, b2_l, b2_n, SCALED, PRECISION,
             BLOCK_L,
         )  # fmt: skip

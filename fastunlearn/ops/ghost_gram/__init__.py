@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._dispatch import backend_module, choose_backend
 
-from . import cpu, cuda, embedding, formed, reference
+from . import embedding, formed, reference
 from ._arguments import Side, accumulator, check_matrix, check_offsets, check_pair, make_out
 from .cost import choose_route
 
 __all__ = ["embedding_gram", "embedding_linear_gram", "formed_gram", "ghost_gram", "gram", "rows_gram"]
 
-BACKENDS = ("reference", "cpu", "cuda")
+BACKENDS = ("reference", "cpu", "cuda", "triton")
 MEMORY_BYTES = 256 * 2**20
 ROUTES = ("auto", "ghost", "formed")
 
@@ -47,13 +47,8 @@ def ghost_gram(
     name that cannot run).
     """
     first, second = check_pair(x1, g1, offsets1, x2, g2, offsets2)
-    chosen = choose_backend(backend, first.x.device, BACKENDS)
-    out = _out(first, second, out)
-    if chosen == "cpu":
-        return cpu.ghost_gram(first, second, bias, out)
-    if chosen == "cuda":
-        return cuda.ghost_gram(first, second, bias, out)
-    return reference.ghost_gram(first, second, bias, out)
+    chosen = choose_backend(backend, first.x.device, BACKENDS, first.x.dtype)
+    return backend_module(__package__, chosen).ghost_gram(first, second, bias, _out(first, second, out))
 
 
 def formed_gram(
