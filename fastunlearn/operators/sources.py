@@ -23,8 +23,8 @@ from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gr
 from .gemm import nt
 from .head import HeadSource
 
-__all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "outer_sums", "source_gram", "sources_gram",
-           "tiles", "weighted_sum"]  # fmt: skip
+__all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "by_length", "outer_sums", "source_gram",
+           "sources_gram", "tiles", "weighted_sum"]  # fmt: skip
 
 NARROW = 4096  # weights of a parameter whose explicit gradients are summed in float64
 DOT_TOKENS = 4096  # tokens at a time in products with factors: bounds the scratch memory
@@ -142,22 +142,37 @@ def _scaled(rows: Tensor, c: Tensor, offsets: Tensor) -> Tensor:
     return rows * _per_token(c, offsets)[:, None].to(rows.dtype)
 
 
-def outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor) -> Tensor:
-    """``sum_{t in i} rows_t columns_t^T``, flat: (m, height * width). Samples of one length share one product."""
+def outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor, buffer: Tensor | None = None) -> Tensor:
+    """``sum_{t in i} rows_t columns_t^T``, flat: (m, height * width). Samples of one length share one product; where
+    they stand together (:func:`by_length`) it is made in place. ``buffer``: flat, large enough for the result."""
     lengths = offsets.diff()
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    distinct = torch.unique(lengths).tolist()
-    if len(distinct) == 1 and distinct[0] > 0:
-        each = (len(lengths), distinct[0], -1)
-        return torch.bmm(_wide(rows).reshape(each).transpose(1, 2), _wide(columns).reshape(each)).flatten(1)
-    out = torch.zeros(lengths.numel(), rows.shape[1], columns.shape[1], dtype=dtype, device=rows.device)
-    for length in distinct:
-        if length == 0:
-            continue
+    m, height, width = lengths.numel(), rows.shape[1], columns.shape[1]
+    if buffer is None:
+        buffer = torch.empty(m * height * width, dtype=_wide(rows[:0]).dtype, device=rows.device)
+    out = buffer[: m * height * width].view(m, height, width)
+    together = bool((lengths.diff() >= 0).all())
+    for length in torch.unique(lengths).tolist():
         which = torch.nonzero(lengths == length).squeeze(1)
-        token = offsets[which][:, None] + torch.arange(length, device=offsets.device)
-        out[which] = torch.bmm(_wide(rows[token]).transpose(1, 2), _wide(columns[token]))
+        first, last = int(which[0]), int(which[-1]) + 1
+        if length == 0:
+            out[which] = 0
+        elif together:
+            token = slice(int(offsets[first]), int(offsets[last]))
+            left, right = (_wide(side[token]).reshape(last - first, length, -1) for side in (rows, columns))
+            torch.bmm(left.transpose(1, 2), right, out=out[first:last])
+        else:
+            token = offsets[which][:, None] + torch.arange(length, device=offsets.device)
+            out[which] = torch.bmm(_wide(rows[token]).transpose(1, 2), _wide(columns[token]))
     return out.flatten(1)
+
+
+def by_length(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples from the shortest to the longest: their numbers (m,), their tokens (N,), and the offsets of these."""
+    lengths = offsets.diff()
+    order = torch.argsort(lengths, stable=True)
+    sorted_offsets = torch.cat([offsets.new_zeros(1), lengths[order].cumsum(0)])
+    start = torch.repeat_interleave(offsets[:-1][order] - sorted_offsets[:-1], lengths[order])
+    return order, start + torch.arange(start.numel(), device=offsets.device), sorted_offsets
 
 
 PANEL = 128  # samples in a row panel of a symmetric product: half of the work is left out, panel by panel

@@ -26,34 +26,41 @@ from fastunlearn.operators.gemm import nt
 from fastunlearn.operators.gram import together
 from fastunlearn.operators.head import HeadSource
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.operators.sources import LinearSource, Source, outer_sums, tiles
+from fastunlearn.operators.sources import LinearSource, Source, by_length, outer_sums, tiles
+from fastunlearn.ops.ghost_gram.formed import add_product, mirror_upper
 
 from .sample_space import check_damping
 
 __all__ = ["KFAC"]
 
+SQUARED = 64  # samples
 SHARE = 0.1  # of a block's mean eigenvalue, where no damping is given
 
 
 class KFAC:
     """K-FAC of ``gradients`` (corrected=True: EK-FAC). Vectors are dicts by parameter, in its shape.
 
-    ``damping``: one number, or None (above). Weights with several uses (tied) have their diagonal. Raises
+    ``damping``: one number, or None (above). Weights with several uses (tied) have their diagonal. ``own_gram``: in the
+    same passes ``G F^-1 G^T`` of these gradients is summed, as :meth:`gram` would; it needs a number as damping. Raises
     InvalidInputError.
     """
 
-    def __init__(self, gradients: SampleGradients, damping: float | None, *, corrected: bool = False):
+    def __init__(
+        self, gradients: SampleGradients, damping: float | None, *, corrected: bool = False, own_gram: bool = False
+    ):
+        if own_gram and damping is None:
+            raise InvalidInputError("own_gram=True needs a number as damping: None is known after the passes only")
         self.damping, self.corrected = None if damping is None else check_damping(damping), corrected
         self._shapes = {name: p.shape for name, p in gradients.parameters.items()}
         self._bases: dict[str, tuple[Tensor, Tensor]] = {}
         self._moments: dict[str, Tensor] = {}
-        m, room = len(gradients), gradients.memory_bytes // 4
+        m, room = len(gradients), gradients.memory_bytes // 8
+        #: G F^-1 G^T (m, m), float64; None where it was not asked for.
+        self.own_gram = torch.zeros(m, m, dtype=torch.float64, device=gradients.device) if own_gram else None
         for name, sources in gradients.passes():
             if len(sources) == 1 and isinstance(sources[0], LinearSource | HeadSource):
-                self._add_linear(name, sources[0], m, room)
-            else:
-                parts = [tile.square().sum(0) for _, tile in tiles(sources, m, self._shapes[name], room)]
-                self._moments[name] = torch.cat(parts).view(self._shapes[name]) / m
+                self._add_basis(name, sources[0], m)
+            self._add_moments(name, sources, m, room)
         self._dampings = {name: self._damping_of(name) for name in self._shapes}
 
     def _damping_of(self, name: str) -> float:
@@ -67,7 +74,7 @@ class KFAC:
             )
         return SHARE * mean
 
-    def _add_linear(self, name: str, source: LinearSource | HeadSource, m: int, room: int) -> None:
+    def _add_basis(self, name: str, source: LinearSource | HeadSource, m: int) -> None:
         rows, columns = _sides(source)
         tokens = max(1, len(source.x))
         halves = []
@@ -77,26 +84,54 @@ class KFAC:
         self._bases[name] = left.to(rows), right.to(rows)
         if not self.corrected:
             self._moments[name] = torch.outer(s_left.clamp_min(0), s_right.clamp_min(0)).to(rows)
+
+    def _add_moments(self, name: str, sources: list[Source], m: int, room: int) -> None:
+        """The diagonal of one parameter's block, where it is not known yet, and the block's part of ``own_gram``."""
+        known, gram = self._moments.get(name), self.own_gram
+        if known is not None and gram is None:
             return
-        parts = [tile.square().sum(0) for _, tile in self._turned(name, [source], m, room)]
-        self._moments[name] = torch.cat(parts).view(left.shape[1], right.shape[1]) / m
+        order, turned = self._turned(name, sources, m, room)
+        part, parts = None if gram is None else torch.zeros_like(gram), []
+        for some, tile in turned:
+            moments = known.flatten()[some] if known is not None else _square_sums(tile) / m
+            parts.append(moments)
+            if part is not None and self.damping is not None:
+                self._add_white(part, name, tile, (moments + self.damping).rsqrt())
+        if known is None:
+            self._moments[name] = torch.cat(parts).view(self._shape_inside(name))
+        if gram is not None and part is not None:
+            gram += _mirrored(part, order)
+
+    def _shape_inside(self, name: str) -> torch.Size:
+        """The parameter's shape, in its basis."""
+        return torch.Size(basis.shape[1] for basis in self._bases[name]) if name in self._bases else self._shapes[name]
+
+    def _add_white(self, part: Tensor, name: str, tile: Tensor, root: Tensor) -> None:
+        """Adds the upper half of the Gram of ``tile * root``; a tile of its own it overwrites."""
+        add_product(part, tile.mul_(root) if name in self._bases else tile * root, None)
 
     def _turned(
         self, name: str, sources: list[Source], m: int, room: int, step: int | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Per-sample gradients of one parameter in its basis, a few rows of it at a time: as ``tiles``."""
+    ) -> tuple[Tensor | None, Iterator[tuple[slice, Tensor]]]:
+        """Per-sample gradients of one parameter in its basis, a few rows of it at a time: as ``tiles``, but for the
+        order of the samples, which comes first (None: their own), and one memory for all tiles."""
         if name not in self._bases:
-            yield from tiles(sources, m, self._shapes[name], room, step=step)
-            return
-        (left, right), (source,) = self._bases[name], sources
+            return None, tiles(sources, m, self._shapes[name], room, step=step)
+        (source,) = sources
         assert isinstance(source, LinearSource | HeadSource)  # as it was where the basis was made
-        rows, columns = _sides(source)
-        turned, other = rows @ left.to(rows), columns @ right.to(rows)
+        order, tokens, offsets = by_length(source.offsets)
+        sides = [side[tokens] for side in _sides(source)]
+        return order, self._tiles_inside(name, sides, offsets, step or self._step(name, m, room))
+
+    def _tiles_inside(
+        self, name: str, sides: list[Tensor], offsets: Tensor, step: int
+    ) -> Iterator[tuple[slice, Tensor]]:
+        turned, other = (side @ basis.to(side) for side, basis in zip(sides, self._bases[name], strict=True))
         height, width = turned.shape[1], other.shape[1]
-        step = step or self._step(name, m, room)
+        buffer = turned.new_empty((offsets.numel() - 1) * min(step, height) * width)
         for low in range(0, height, step):
             high = min(height, low + step)
-            yield slice(low * width, high * width), outer_sums(turned[:, low:high], other, source.offsets)
+            yield slice(low * width, high * width), outer_sums(turned[:, low:high], other, offsets, buffer)
 
     def _step(self, name: str, m: int, room: int) -> int:
         """Rows of a parameter in a tile of ``room`` bytes in float64."""
@@ -115,13 +150,16 @@ class KFAC:
         for name, (left, right) in together([a, b], a.memory_bytes // 2):
             inverse = (self._moments[name] + self._dampings[name]).reciprocal().flatten()
             step = self._step(name, max(len(a), len(b)), room)
-            pairs = zip(
-                self._turned(name, left, len(a), room, step), self._turned(name, right, len(b), room, step), strict=True
+            (order, some), (other_order, others) = (
+                self._turned(name, side, len(gradients), room, step) for side, gradients in ((left, a), (right, b))
             )
-            for (some, one), (_, other) in pairs:
-                scaled = other * inverse[some]
-                found += nt(one, scaled).double()
-                own += (scaled * other).sum(1, dtype=torch.float64)
+            part, own_part = torch.zeros_like(found), torch.zeros_like(own)
+            for (which, one), (_, other) in zip(some, others, strict=True):
+                scaled = other * inverse[which]
+                part += nt(one, scaled)
+                own_part += (scaled * other).sum(1, dtype=torch.float64)
+            found += _in_place(_in_place(part, order).T, other_order).T
+            own += _in_place(own_part, other_order)
         return found, own
 
     def gram(self, a: SampleGradients) -> Tensor:
@@ -132,10 +170,12 @@ class KFAC:
         room = a.memory_bytes // 8
         for name, sources in a.passes():
             root = (self._moments[name] + self._dampings[name]).rsqrt().flatten()
-            for some, tile in self._turned(name, sources, len(a), room):
-                white = tile * root[some]
-                found += nt(white, white).double()
-        return (found + found.T) / 2
+            order, turned = self._turned(name, sources, len(a), room)
+            part = torch.zeros_like(found)
+            for some, tile in turned:
+                self._add_white(part, name, tile, root[some])
+            found += _mirrored(part, order)
+        return found
 
     def _apply(self, v: dict[str, Tensor], function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         if list(v) != list(self._shapes):
@@ -174,3 +214,22 @@ def _sides(source: LinearSource | HeadSource) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(source.x.dtype, torch.float32)
     x, g = source.x.to(wide), source.g.to(wide)
     return (x, g) if source.transposed else (g, x)
+
+
+def _square_sums(tile: Tensor) -> Tensor:
+    """Sums of squares down the columns, a few rows at a time: what is squared stays in the caches."""
+    total = tile.new_zeros(tile.shape[1])
+    for rows in tile.split(SQUARED):
+        total += rows.square().sum(0)
+    return total
+
+
+def _in_place(rows: Tensor, order: Tensor | None) -> Tensor:
+    """Rows that stand in this order, each in its own place again."""
+    return rows if order is None else rows[torch.argsort(order)]
+
+
+def _mirrored(part: Tensor, order: Tensor | None) -> Tensor:
+    """A symmetric matrix of samples in this order, from its upper half: whole, and each sample in its own place."""
+    mirror_upper(part)
+    return _in_place(_in_place(part, order).T, order)

@@ -55,6 +55,23 @@ def test_the_gram_is_that_of_whitened_gradients(gradients, corrected):
 
 
 @pytest.mark.parametrize("corrected", [False, True])
+def test_the_gram_of_the_same_passes(model, corrected):
+    """A second of its own is not needed, and what the passes gave is left as it was."""
+    gradients, untouched = make_gradients(model), make_gradients(model).dense()
+    both = KFAC(gradients, DAMPING, corrected=corrected, own_gram=True)
+    apart = KFAC(gradients, DAMPING, corrected=corrected)
+    assert apart.own_gram is None
+    assert error(both.own_gram, apart.gram(gradients)) <= 1e-12
+    assert torch.equal(gradients.dense(), untouched)
+    v = vector(gradients)
+    assert all(torch.equal(both.solve(v)[name], apart.solve(v)[name]) for name in v)
+    one, other = (KroneckerSampleFisher(kronecker, gradients, 1e3).solve(v) for kronecker in (both, apart))
+    assert error(flat(one), flat(other)) <= 1e-9
+    with pytest.raises(InvalidInputError, match="own_gram"):
+        KFAC(gradients, None, own_gram=True)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("weight", [0.1, 1.0, 1e3])
 def test_what_it_solves_multiplied_by_the_matrix_is_the_vector(gradients, weight, corrected):
     kronecker = KFAC(gradients, DAMPING, corrected=corrected)

@@ -96,7 +96,7 @@ class KroneckerMaker:
             self._fisher = None  # frees its factors before the next ones are taken
             retained = self.records.gradients(step, negative_log_likelihood)
             corrected = self._settings.curvature == "ekfac"
-            kronecker = KFAC(retained, self._settings.damping, corrected=corrected)
+            kronecker = KFAC(retained, self._settings.damping, corrected=corrected, own_gram=self._weight > 0)
             self._fisher = KroneckerSampleFisher(kronecker, retained, self._weight)
             if self._weight == 0:
                 retained.forget_factors()
