@@ -34,10 +34,14 @@ class StoredGradients:
     """G (m, P), cut into blocks of ``width`` columns; the last one is padded with zeros.
 
     ``values`` (blocks, m, width) of one of STORAGES, ``scales`` (blocks, m) float32 for int8. ``path``: a file to keep
-    the values in, mapped into memory; it is written as the gradients come and removed by :meth:`close`.
+    the values in, mapped into memory; it is written as the gradients come and removed by :meth:`close`. ``device``:
+    where they are kept, and vectors are to be (with a file: the CPU).
     """
 
-    def __init__(self, samples: int, size: int, width: int, *, storage: str = "float32", path: str | None = None):
+    def __init__(
+        self, samples: int, size: int, width: int, *, storage: str = "float32", path: str | None = None,
+        device: torch.device | str = "cpu",
+    ):  # fmt: skip
         if storage not in STORAGES:
             raise InvalidInputError(f"storage={storage!r} is unknown; use one of {', '.join(STORAGES)}")
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
@@ -47,20 +51,22 @@ class StoredGradients:
         shape, dtype = (self.blocks, samples, self.width), STORAGES[storage]
         self.path = None if path is None else Path(path)
         if self.path is None:
-            self.values = torch.zeros(shape, dtype=dtype)
+            self.values = torch.zeros(shape, dtype=dtype, device=device)
         else:
             count = math.prod(shape)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "wb") as file:  # sparse zeros: pages are made when they are written
                 file.truncate(max(1, count * dtype.itemsize))
             self.values = torch.from_file(str(self.path), shared=True, size=count, dtype=dtype).view(shape)
-        self.scales = torch.zeros(shape[:2]) if dtype == torch.int8 else None
+        self.device = self.values.device
+        self.scales = torch.zeros(shape[:2], device=self.device) if dtype == torch.int8 else None
 
     @classmethod
     def of(cls, gradients: SampleGradients, width: int, **options) -> StoredGradients:
-        """All gradients of ``gradients``, parameter by parameter in their order."""
+        """All gradients of ``gradients``, parameter by parameter in their order; on their device, but for a file."""
         size = sum(p.numel() for p in gradients.parameters.values())
-        stored = cls(len(gradients), size, width, **options)
+        device = "cpu" if options.get("path") is not None else gradients.device
+        stored = cls(len(gradients), size, width, device=device, **options)
         starts, at = {}, 0
         for name, p in gradients.parameters.items():
             starts[name], at = at, at + p.numel()
@@ -69,7 +75,7 @@ class StoredGradients:
         for name, sources in gradients.passes():
             shape = gradients.parameters[name].shape
             for where, tile in tiles(sources, len(gradients), shape, gradients.memory_bytes // 4):
-                stored._put(starts[name] + where.start, tile.cpu(), gathered)
+                stored._put(starts[name] + where.start, tile.to(stored.device), gathered)
         return stored
 
     def _put(self, start: int, tile: Tensor, gathered: dict[int, tuple[Tensor, int]]) -> None:
@@ -83,7 +89,7 @@ class StoredGradients:
             if self.scales is None:
                 self.values[block, :, column : column + take] = part
                 continue
-            whole, filled = gathered.pop(block, (torch.zeros(self.samples, self.width), 0))
+            whole, filled = gathered.pop(block, (torch.zeros(self.samples, self.width, device=self.device), 0))
             whole[:, column : column + take] = part
             filled += take
             if filled == min(self.width, self.size - block * self.width):

@@ -45,10 +45,10 @@ class FixedBlocksFisher:
         raise InvalidInputError("gram: with blocks of a fixed number of weights the Gram matrices are not kept")
 
     def _flat(self, v: dict[str, Tensor]) -> Tensor:
-        return self.space.write(v, Form("flat", False))
+        return self.space.write(v, Form("flat", False)).to(self.explicit.stored.device)
 
     def _split(self, flat: Tensor) -> dict[str, Tensor]:
-        return self.space.read(flat.to(self.space.dtype))[0]
+        return self.space.read(flat.to(self.gradients.device, self.space.dtype))[0]
 
     def solve_many(self, v: dict[str, Tensor]) -> dict[str, Tensor]:
         return self._split(self.explicit.solve(self._flat(v)))
@@ -60,7 +60,8 @@ class FixedBlocksFisher:
         return self._split(self.explicit.power(p, self._flat(v), floor))
 
     def solve_samples_many(self, c: Tensor) -> dict[str, Tensor]:
-        return self._split(torch.stack([self.explicit.solve_samples(one) for one in c.T], 1))
+        each = c.T.to(self.explicit.stored.device)
+        return self._split(torch.stack([self.explicit.solve_samples(one) for one in each], 1))
 
     def diagonal(self) -> dict[str, Tensor]:
         return {name: one[0] for name, one in self._split(self.explicit.diag()).items()}

@@ -79,9 +79,8 @@ class _Run:
         self.beta = _dots(right, self.y).clamp_min(0).sqrt()
         self.scale = self.beta.clone()  # |b| in the norm of the preconditioner
         self.residual = self.beta.clone()
-        self.old_beta = torch.zeros(k, dtype=torch.float64)
-        self.cosine, self.sine = torch.full((k,), -1.0, dtype=torch.float64), torch.zeros(k, dtype=torch.float64)
-        self.delta_bar, self.epsilon = torch.zeros(k, dtype=torch.float64), torch.zeros(k, dtype=torch.float64)
+        zero = self.beta.new_zeros(k)
+        self.old_beta, self.cosine, self.sine, self.delta_bar, self.epsilon = zero, zero - 1, zero, zero, zero
         self.w, self.w2 = torch.zeros_like(right), torch.zeros_like(right)
         self.r = right.clone()  # the residual itself, for the direction of non-positive curvature
 

@@ -1,0 +1,190 @@
+"""A device that is none: tensors of the CPU that say they are on a GPU, and an error where one of them meets one that
+is not, as PyTorch on a GPU would give it. So that code for GPUs is run where there is none, its values with it.
+
+    with PretendedGPU():
+        model.to("cuda")
+
+Marked are storages; what an operator makes of marked tensors is marked too. What needs more than tensors of a GPU
+(streams, events, memory counters, random generators there) is not pretended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["PretendedGPU"]
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+#: Operators that take tensors of both devices: copies, and indices (those on the CPU).
+MIXED = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+
+
+class _Marks:
+    """The storages that are on the GPU; held, so that no other one takes the address of one of them."""
+
+    def __init__(self):
+        self._held: dict[int, object] = {}
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        if type(tensor) not in (Tensor, torch.nn.Parameter):  # a value of the dual pass: no storage, a device
+            with torch._C.DisableTorchFunction():
+                return torch._C.TensorBase.device.__get__(tensor).type == "cuda"
+        return _storage(tensor)._cdata in self._held
+
+    def add(self, tensor: Tensor) -> None:
+        storage = _storage(tensor)
+        self._held[storage._cdata] = storage
+
+
+def _storage(tensor: Tensor):
+    with torch._C.DisableTorchFunction():  # a dual pass does not follow this
+        return tensor.untyped_storage()
+
+
+def _tensors(*values) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+class _Operators(TorchDispatchMode):
+    """Looks at what operators are given, in backward passes too, and marks what they make."""
+
+    def __init__(self, marks: _Marks):
+        super().__init__()
+        self._marks = marks
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = _tensors(args, kwargs or {})
+        on_gpu = [tensor in self._marks for tensor in given]
+        name = function.__name__.partition(".")[0]
+        if any(on_gpu) and name not in MIXED:
+            for tensor, marked in zip(given, on_gpu, strict=True):
+                if not marked and tensor.dim() > 0:
+                    raise RuntimeError(
+                        f"{function}: expected all tensors to be on the same device, but found cuda:0 and cpu "
+                        f"({[tuple(t.shape) for t in given]}, on the GPU: {on_gpu})"
+                    )
+        if name in ("index", "index_put", "index_put_") and given and not on_gpu[0] and any(on_gpu):
+            raise RuntimeError(f"{function}: indices or values on the GPU for a tensor on the CPU")
+        found = function(*args, **(kwargs or {}))
+        decides = on_gpu[:1] if name in MIXED else on_gpu
+        if any(decides):
+            for tensor in _tensors(found):
+                self._marks.add(tensor)
+        return found
+
+
+FACTORIES = (
+    "arange", "as_tensor", "empty", "empty_like", "empty_strided", "eye", "full", "full_like", "linspace", "ones",
+    "ones_like", "rand", "rand_like", "randint", "randn", "randn_like", "randperm", "tensor", "tril_indices",
+    "triu_indices", "zeros", "zeros_like",
+)  # fmt: skip
+METHODS = ("to", "cuda", "cpu", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
+
+
+def _asked(name: str, args: tuple, kwargs: dict) -> tuple[torch.device | None, tuple, dict]:
+    """The device that the caller names, and the arguments with the CPU in its place."""
+    wanted = kwargs.get("device")
+    if wanted is not None:
+        kwargs = {**kwargs, "device": CPU}
+    elif name in ("cuda", "cpu"):
+        wanted = name
+    elif name == "to" and len(args) > 1 and isinstance(args[1], Tensor):
+        wanted = args[1].device
+    elif name == "to" and len(args) > 1 and isinstance(args[1], str | torch.device):
+        wanted, args = args[1], (args[0], CPU, *args[2:])
+    return (None if wanted is None else torch.device(wanted)), args, kwargs
+
+
+def _pretending(marks: _Marks, name: str, own):
+    """PyTorch's function of that name, that takes the GPU as a device."""
+
+    @functools.wraps(own)
+    def function(*args, **kwargs):
+        wanted, args, kwargs = _asked(name, args, kwargs)
+        if wanted is not None and wanted.type == "cuda" and kwargs.get("generator") is not None:
+            raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
+        if name == "to" and args[1:] == (CPU,) and not kwargs and (args[0] in marks) == (wanted.type == "cuda"):
+            return args[0]  # there already: also a value of the dual pass
+        found = args[0] if name == "cuda" else own(*args, **kwargs)
+        if wanted is None or wanted.type not in ("cuda", "cpu") or not isinstance(found, Tensor):
+            return found
+        return _moved(marks, found, wanted.type == "cuda", fresh=name in FACTORIES and name != "as_tensor")
+
+    return function
+
+
+def _moved(marks: _Marks, tensor: Tensor, to_gpu: bool, fresh: bool) -> Tensor:
+    if (tensor in marks) == to_gpu:
+        return tensor
+    if to_gpu and fresh:
+        marks.add(tensor)
+        return tensor
+    return _Move.apply(tensor, marks, to_gpu)
+
+
+def _numpy(marks: _Marks, own):
+    def numpy(self, *args, **kwargs):
+        if self in marks:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        return own(self, *args, **kwargs)
+
+    return numpy
+
+
+class _Move(torch.autograd.Function):
+    """A copy on the other side, and its gradient on this one."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, marks: _Marks, to_gpu: bool) -> Tensor:
+        ctx.marks, ctx.to_gpu = marks, to_gpu
+        return _copied(tensor, marks, to_gpu)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return _copied(gradient, ctx.marks, not ctx.to_gpu), None, None
+
+
+def _copied(tensor: Tensor, marks: _Marks, to_gpu: bool) -> Tensor:
+    with torch.utils._python_dispatch._disable_current_modes():
+        found = tensor.detach().clone()
+    if to_gpu:
+        marks.add(found)
+    return found
+
+
+@contextlib.contextmanager
+def PretendedGPU() -> Iterator[None]:
+    """One GPU, of the CPU's arithmetic, in this thread."""
+    marks = _Marks()
+    stream = SimpleNamespace(cuda_stream=0)
+    patches: list[tuple[object, str, object]] = [
+        (torch.Tensor, "device", property(lambda self: GPU if self in marks else CPU)),
+        (torch.Tensor, "is_cuda", property(lambda self: self in marks)),
+        (torch.Tensor, "is_cpu", property(lambda self: self not in marks)),
+        (torch.Tensor, "get_device", lambda self: 0 if self in marks else -1),
+        (torch.Tensor, "numpy", _numpy(marks, torch.Tensor.numpy)),
+    ]
+    patches += [(torch, name, _pretending(marks, name, getattr(torch, name))) for name in FACTORIES]
+    patches += [(torch.Tensor, name, _pretending(marks, name, getattr(torch.Tensor, name))) for name in METHODS]
+    patches += [(torch.cuda, name, value) for name, value in {
+        "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
+        "synchronize": lambda device=None: None, "current_stream": lambda device=None: stream,
+        "device": lambda device: contextlib.nullcontext(), "is_current_stream_capturing": lambda: False,
+        "max_memory_allocated": lambda device=None: 0, "memory_allocated": lambda device=None: 0,
+        "get_rng_state": lambda device=None: None, "set_rng_state": lambda state, device=None: None,
+        "reset_peak_memory_stats": lambda device=None: None, "empty_cache": lambda: None,
+    }.items()]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        for place, name, value in patches:
+            stack.enter_context(mock.patch.object(place, name, value, create=True))
+        stack.enter_context(_Operators(marks))
+        yield
