@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -67,3 +68,33 @@ def tiny_gpt2() -> Callable[..., torch.nn.Module]:
         return _build(lambda: GPT2LMHeadModel(GPT2Config(**settings)), dtype, seed)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def emulated_cuda(tmp_path_factory):
+    """The CUDA extension, compiled for the CPU."""
+    from tests.emulated_cuda.build import build
+
+    return build(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture
+def gpu(emulated_cuda, monkeypatch) -> Callable[[str], contextlib.AbstractContextManager]:
+    """``gpu(device)``: a context with that device; "cuda" is pretended, its CUDA kernels emulated, without Triton."""
+    from fastunlearn.ops import _dispatch
+    from tests.emulated_cuda.device import pretended_gpu
+
+    load, why = _dispatch._load, _dispatch.why_not_live
+
+    @contextlib.contextmanager
+    def there(device: str):
+        if device == "cpu":
+            yield
+            return
+        with monkeypatch.context() as patch, pretended_gpu():
+            patch.setattr(_dispatch, "_load", lambda name: (emulated_cuda, "") if name == "cuda" else load(name))
+            reasons = {"cuda": "", "triton": "not here"}
+            patch.setattr(_dispatch, "why_not_live", lambda name: reasons[name] if name in reasons else why(name))
+            yield
+
+    return there

@@ -3,7 +3,6 @@ of the CPU. CUDA kernels run emulated; with Triton's, in the interpreter: tests/
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,44 +16,16 @@ from fastunlearn.audit.measure import measure
 from fastunlearn.audit.metrics import evaluate_metrics
 from fastunlearn.data.encode import encode
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.ops import _dispatch
 from fastunlearn.optim import NaturalGradient, Sophia
 from fastunlearn.private_training import train_private
 from fastunlearn.solve import KFAC, cg, lanczos, minres, nystrom, sketched_gram, solve_in_sample_space
 from fastunlearn.training import train
 from fastunlearn.unlearn import METHODS
-from tests.emulated_cuda.build import build
-from tests.emulated_cuda.device import PretendedGPU
 from tests.unlearn.conftest import trained, world  # noqa: F401
 from tests.unlearn.running import DESCENTS, run
 
 PAD = {"pad_token_id": 0}
 DEVICES = ("cpu", "cuda")
-
-
-@pytest.fixture(scope="module")
-def module(tmp_path_factory):
-    """The CUDA kernels, emulated."""
-    return build(tmp_path_factory.mktemp("emulated"))
-
-
-@pytest.fixture
-def gpu(module, monkeypatch):
-    """``gpu(device)``: a context that has that device."""
-    load, why = _dispatch._load, _dispatch.why_not_live
-
-    @contextlib.contextmanager
-    def there(device: str):
-        if device == "cpu":
-            yield
-            return
-        with monkeypatch.context() as patch, PretendedGPU():
-            patch.setattr(_dispatch, "_load", lambda name: (module, "") if name == "cuda" else load(name))
-            reasons = {"cuda": "", "triton": "not here"}
-            patch.setattr(_dispatch, "why_not_live", lambda name: reasons[name] if name in reasons else why(name))
-            yield
-
-    return there
 
 
 def flat(found) -> list[torch.Tensor]:

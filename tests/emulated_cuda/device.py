@@ -1,7 +1,7 @@
 """A device that is none: tensors of the CPU that say they are on a GPU, and an error where one of them meets one that
 is not, as PyTorch on a GPU would give it. So that code for GPUs is run where there is none, its values with it.
 
-    with PretendedGPU():
+    with pretended_gpu():
         model.to("cuda")
 
 Marked are storages; what an operator makes of marked tensors is marked too. What needs more than tensors of a GPU
@@ -17,12 +17,14 @@ from types import SimpleNamespace
 from unittest import mock
 
 import torch
+import torch.utils._device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["PretendedGPU"]
+__all__ = ["pretended_gpu"]
 
+PROPERTIES = SimpleNamespace(name="pretended", major=9, minor=0, total_memory=1 << 34, multi_processor_count=1)
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 #: Operators that take tensors of both devices: copies, and indices (those on the CPU).
 MIXED = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
@@ -36,13 +38,17 @@ class _Marks:
 
     def __contains__(self, tensor: Tensor) -> bool:
         if type(tensor) not in (Tensor, torch.nn.Parameter):  # a value of the dual pass: no storage, a device
-            with torch._C.DisableTorchFunction():
-                return torch._C.TensorBase.device.__get__(tensor).type == "cuda"
+            return _real_device(tensor).type == "cuda"
         return _storage(tensor)._cdata in self._held
 
     def add(self, tensor: Tensor) -> None:
         storage = _storage(tensor)
         self._held[storage._cdata] = storage
+
+
+def _real_device(tensor: Tensor) -> torch.device:
+    with torch._C.DisableTorchFunction():
+        return torch._C.TensorBase.device.__get__(tensor)
 
 
 def _storage(tensor: Tensor):
@@ -91,17 +97,19 @@ METHODS = ("to", "cuda", "cpu", "new_empty", "new_full", "new_ones", "new_tensor
 
 
 def _asked(name: str, args: tuple, kwargs: dict) -> tuple[torch.device | None, tuple, dict]:
-    """The device that the caller names, and the arguments with the CPU in its place."""
+    """The device that the caller names, and the arguments with the CPU in the GPU's place."""
     wanted = kwargs.get("device")
     if wanted is not None:
-        kwargs = {**kwargs, "device": CPU}
+        wanted = torch.device(wanted)
+        kwargs = {**kwargs, "device": CPU} if wanted.type == "cuda" else kwargs
     elif name in ("cuda", "cpu"):
-        wanted = name
+        wanted = torch.device(name)
     elif name == "to" and len(args) > 1 and isinstance(args[1], Tensor):
         wanted = args[1].device
     elif name == "to" and len(args) > 1 and isinstance(args[1], str | torch.device):
-        wanted, args = args[1], (args[0], CPU, *args[2:])
-    return (None if wanted is None else torch.device(wanted)), args, kwargs
+        wanted = torch.device(args[1])
+        args = (args[0], CPU, *args[2:]) if wanted.type == "cuda" else args
+    return wanted, args, kwargs
 
 
 def _pretending(marks: _Marks, name: str, own):
@@ -162,14 +170,15 @@ def _copied(tensor: Tensor, marks: _Marks, to_gpu: bool) -> Tensor:
 
 
 @contextlib.contextmanager
-def PretendedGPU() -> Iterator[None]:
+def pretended_gpu() -> Iterator[None]:
     """One GPU, of the CPU's arithmetic, in this thread."""
+    torch.utils._device._device_constructors()  # keeps PyTorch's own functions, from its first call on
     marks = _Marks()
     stream = SimpleNamespace(cuda_stream=0)
     patches: list[tuple[object, str, object]] = [
-        (torch.Tensor, "device", property(lambda self: GPU if self in marks else CPU)),
+        (torch.Tensor, "device", property(lambda self: GPU if self in marks else _real_device(self))),
         (torch.Tensor, "is_cuda", property(lambda self: self in marks)),
-        (torch.Tensor, "is_cpu", property(lambda self: self not in marks)),
+        (torch.Tensor, "is_cpu", property(lambda self: self not in marks and _real_device(self).type == "cpu")),
         (torch.Tensor, "get_device", lambda self: 0 if self in marks else -1),
         (torch.Tensor, "numpy", _numpy(marks, torch.Tensor.numpy)),
     ]
@@ -179,6 +188,8 @@ def PretendedGPU() -> Iterator[None]:
         "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
         "synchronize": lambda device=None: None, "current_stream": lambda device=None: stream,
         "device": lambda device: contextlib.nullcontext(), "is_current_stream_capturing": lambda: False,
+        "get_device_properties": lambda device=None: PROPERTIES, "get_device_name": lambda device=None: PROPERTIES.name,
+        "get_device_capability": lambda device=None: (9, 0), "mem_get_info": lambda device=None: (1 << 34, 1 << 34),
         "max_memory_allocated": lambda device=None: 0, "memory_allocated": lambda device=None: 0,
         "get_rng_state": lambda device=None: None, "set_rng_state": lambda state, device=None: None,
         "reset_peak_memory_stats": lambda device=None: None, "empty_cache": lambda: None,

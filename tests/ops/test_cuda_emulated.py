@@ -27,12 +27,6 @@ from tests.ops.test_ghost_gram import FLOATS, SHAPES
 STREAM = 0x51
 
 
-@pytest.fixture(scope="module")
-def module(tmp_path_factory):
-    """The kernels as they are."""
-    return build(tmp_path_factory.mktemp("emulated"))
-
-
 def seed(module, value: int) -> None:
     """Another order of turns."""
     ctypes.CDLL(module.__file__).emulated_seed(value)
@@ -49,11 +43,11 @@ def use(module, monkeypatch) -> None:
 
 
 @pytest.fixture
-def cuda(module, monkeypatch, request):
+def cuda(emulated_cuda, monkeypatch, request):
     """The emulation in the backend's place; each test has an order of turns of its own."""
-    use(module, monkeypatch)
-    seed(module, zlib.crc32(request.node.name.encode()))
-    return module
+    use(emulated_cuda, monkeypatch)
+    seed(emulated_cuda, zlib.crc32(request.node.name.encode()))
+    return emulated_cuda
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 70_001])
@@ -158,12 +152,12 @@ PARTS = {
 
 
 @pytest.fixture(scope="module", params=[None, ORDER, BOUNDS], ids=["right", "order", "bounds"])
-def maybe_wrong(request, module, tmp_path_factory):
+def maybe_wrong(request, emulated_cuda, tmp_path_factory):
     """The kernels with a fault each, or with none: the module and its faults."""
     faults = request.param
     if faults is None:
-        return module, None
-    return build(tmp_path_factory.mktemp("wrong"), changes=faults, like=Path(module.__file__).parent), faults
+        return emulated_cuda, None
+    return build(tmp_path_factory.mktemp("wrong"), changes=faults, like=Path(emulated_cuda.__file__).parent), faults
 
 
 @pytest.mark.parametrize("name", PARTS)

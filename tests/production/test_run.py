@@ -210,3 +210,18 @@ def test_the_command_line(place, capsys):
         (["--config", "."], "there already"),
     ):
         assert main(["unlearn", *line, "--quiet"]) == 2 and word in capsys.readouterr().err, line
+
+
+def test_on_a_gpu(place, gpu):
+    """A run and the check of its evidence with ``device = "cuda"``, pretended."""
+    path = place / "fastunlearn.toml"
+    path.write_text(path.read_text().replace('folder = "original"', 'folder = "original"\ndevice = "cuda"'))
+    with gpu("cuda"):
+        outcome = run_job(job(place))
+        assert len(outcome.account["steps"]) == 4
+        result = verify(
+            place / "evidence", model=place / "after", before=place / "original", records=job(place).sets(),
+            salts=place / "salts" / "evidence.json", public_key=place / "keys" / "public.pem", recompute=True,
+            device="cuda",
+        )  # fmt: skip
+    assert result.passed, [str(check) for check in result.failures]

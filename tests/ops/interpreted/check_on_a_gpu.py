@@ -10,7 +10,7 @@ import torch
 
 import fastunlearn as fu
 from fastunlearn.ops import _dispatch
-from tests.emulated_cuda.device import PretendedGPU
+from tests.emulated_cuda.device import pretended_gpu
 
 
 @pytest.mark.parametrize("kind", ["Hessian", "GGN"])
@@ -30,7 +30,7 @@ def test_products(kind, family, tiny_llama, tiny_gpt2, monkeypatch):
 
     for module in ("attention", "norm", "linear", "linear_cross_entropy", "activation", "gated_mlp", "rope"):
         monkeypatch.setattr(f"fastunlearn.ops.{module}.backend_module", seen)
-    with PretendedGPU():
+    with pretended_gpu():
         model.to("cuda")
         there = ids.to("cuda")
         got = getattr(fu, kind)(model, {"input_ids": there, "labels": there}) @ vectors.to("cuda")
