@@ -1,4 +1,5 @@
-"""The scripts that a GPU machine runs work: a dry run on the CPU, on tiny shapes, by the reference."""
+"""The scripts that a GPU machine runs work: a dry run on the CPU, on tiny shapes, by the reference; then on a pretended
+GPU by the kernels that one would run (pretended_device.py)."""
 
 from __future__ import annotations
 
@@ -10,13 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.ops.test_triton_interpreter import why_not
+
+needs_interpreter = pytest.mark.skipif(bool(why_not()), reason=why_not())
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(module: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", module, "--device", "cpu", "--toy", "--out", str(folder), *arguments]
+def run(module: str, folder: Path, *, device: str = "cpu") -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
+    script = ["tests.bench.pretended_device", module]
+    if device == "cpu":
+        del environment["TRITON_INTERPRET"]
+        del script[0]
+    command = [sys.executable, "-m", *script, "--device", device, "--toy", "--out", str(folder)]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
@@ -38,3 +45,27 @@ def test_timings(tmp_path):
         assert ours and all("seconds" in result for result in ours), cases
     whole = json.loads((tmp_path / "device-hvp.json").read_text())["cases"][0]
     assert whole["error"] < 0.05
+
+
+@pytest.mark.slow
+@needs_interpreter
+def test_check_on_a_pretended_gpu(tmp_path):
+    done = run("bench.device.check", tmp_path, device="cuda")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    record = json.loads((tmp_path / "check.json").read_text())
+    assert record["settings"]["backends"] == ["triton", "cuda"]
+    assert len(record["cases"]) > 200 and all(row["passed"] for row in record["cases"])
+
+
+@pytest.mark.slow
+@needs_interpreter
+def test_timings_on_a_pretended_gpu(tmp_path):
+    """No time passes there; every way of ours runs, and where values are compared they agree."""
+    done = run("bench.device.timings", tmp_path, device="cuda")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = {path.stem: json.loads(path.read_text())["cases"] for path in tmp_path.glob("device-*.json")}
+    ways = [way for cases in found.values() for case in cases for way in case["ways"].items()]
+    ours = [result for name, result in ways if not name.startswith("torch")]
+    assert len(ours) >= 12 and all("seconds" in result for result in ours), found
+    assert max(found["device-attention"][0]["errors"].values()) < 1e-5
+    assert found["device-cross-entropy"][0]["difference_of_hx"] < 1e-5 and found["device-hvp"][0]["error"] < 1e-5

@@ -17,8 +17,9 @@ from types import SimpleNamespace
 from unittest import mock
 
 import torch
-import torch.utils._device
 from torch import Tensor
+from torch.utils._device import DeviceContext
+from torch.utils._device import _device_constructors as CONSTRUCTORS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -52,6 +53,8 @@ def _real_device(tensor: Tensor) -> torch.device:
 
 
 def _storage(tensor: Tensor):
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
     with torch._C.DisableTorchFunction():  # a dual pass does not follow this
         return tensor.untyped_storage()
 
@@ -169,10 +172,41 @@ def _copied(tensor: Tensor, marks: _Marks, to_gpu: bool) -> Tensor:
     return found
 
 
+def _context(marks: _Marks, own):
+    """``with torch.device("cuda"):``"""
+
+    def function(self, called, types, args=(), kwargs=None):
+        if self.device.type != "cuda" or called not in CONSTRUCTORS() or (kwargs or {}).get("device") is not None:
+            return own(self, called, types, args, kwargs)
+        found = called(*args, **{**(kwargs or {}), "device": CPU})
+        marks.add(found)
+        return found
+
+    return function
+
+
+class _Event:
+    """Of ``torch.cuda.Event``; no time passes."""
+
+    def __init__(self, enable_timing: bool = False):
+        pass
+
+    def record(self) -> None:
+        pass
+
+    synchronize = record
+
+    def elapsed_time(self, other: _Event) -> float:
+        return 1.0
+
+
 @contextlib.contextmanager
 def pretended_gpu() -> Iterator[None]:
     """One GPU, of the CPU's arithmetic, in this thread."""
-    torch.utils._device._device_constructors()  # keeps PyTorch's own functions, from its first call on
+    import torch._decomp.decompositions_for_jvp  # reads the source of PyTorch's own functions
+
+    CONSTRUCTORS()  # keeps them, from its first call on
+
     marks = _Marks()
     stream = SimpleNamespace(cuda_stream=0)
     patches: list[tuple[object, str, object]] = [
@@ -181,11 +215,12 @@ def pretended_gpu() -> Iterator[None]:
         (torch.Tensor, "is_cpu", property(lambda self: self not in marks and _real_device(self).type == "cpu")),
         (torch.Tensor, "get_device", lambda self: 0 if self in marks else -1),
         (torch.Tensor, "numpy", _numpy(marks, torch.Tensor.numpy)),
+        (DeviceContext, "__torch_function__", _context(marks, DeviceContext.__torch_function__)),
     ]
     patches += [(torch, name, _pretending(marks, name, getattr(torch, name))) for name in FACTORIES]
     patches += [(torch.Tensor, name, _pretending(marks, name, getattr(torch.Tensor, name))) for name in METHODS]
     patches += [(torch.cuda, name, value) for name, value in {
-        "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
+        "Event": _Event, "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
         "synchronize": lambda device=None: None, "current_stream": lambda device=None: stream,
         "device": lambda device: contextlib.nullcontext(), "is_current_stream_capturing": lambda: False,
         "get_device_properties": lambda device=None: PROPERTIES, "get_device_name": lambda device=None: PROPERTIES.name,
