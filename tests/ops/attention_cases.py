@@ -81,7 +81,7 @@ def error(got: torch.Tensor, truth: torch.Tensor, terms: float = 0.0) -> float:
     """Largest error over the truth's largest element; infinite where ``got`` is NaN.
 
     Where the truth is a difference that leaves nothing (under 1e-3 of ``terms``: with one key per query the softmax has
-    no derivative), the error is relative to ``terms``.
+    no derivative), the error is relative to ``terms``; where it leaves little, to a tenth of them.
     """
     same_infinities = torch.equal(torch.isinf(got), torch.isinf(truth))
     if bool(torch.isnan(got).any()) or not same_infinities:
@@ -90,7 +90,7 @@ def error(got: torch.Tensor, truth: torch.Tensor, terms: float = 0.0) -> float:
     if not bool(finite.any()):
         return 0.0
     largest = truth[finite].abs().max().item()
-    largest = largest if largest > 1e-3 * terms else terms
+    largest = max(largest, 0.1 * terms) if largest > 1e-3 * terms else terms
     return (got.double() - truth)[finite].abs().max().item() / max(largest, 1e-300)
 
 

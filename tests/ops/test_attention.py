@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastunlearn.ops._dispatch import why_not_live
@@ -195,6 +195,7 @@ LENGTHS = st.sampled_from([1, 2, 17, 63, 96, 97, 127, 130, 193])
 
 
 @settings(max_examples=60, deadline=None)
+@example(1, 2, 1, 26, 1, (3, 1), False, None, None, False, "none", torch.float32, False, 1)  # little is left of dk
 @given(
     queries=LENGTHS, keys=LENGTHS, size=st.integers(1, 40), value_size=st.integers(1, 40),
     count=st.sampled_from([1, 3]), heads=st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1)]), causal=st.booleans(),
