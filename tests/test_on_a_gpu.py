@@ -84,10 +84,10 @@ def first_order(s, device):
     return fu.gradient(s.model, data), fu.jvp(s.model, data, v), own, fu.weighted_gradient(s.model, data, own)
 
 
-def low_rank(file: bool = False, **options):
+def low_rank(file: bool = False, records: int = 12, **options):
     def job(s, device):
         where = {"path": str(s.folder / device)} if file else {}
-        fisher = fu.LowRankFisher(s.model, s.retain[:12], 1e-2, batch_size=5, **PAD, **options, **where)
+        fisher = fu.LowRankFisher(s.model, s.retain[:records], 1e-2, batch_size=5, **PAD, **options, **where)
         v = vector(fisher, device)
         found = [fisher.solve(v), fisher @ v, fisher.power(-0.25, v), fisher.diag(), fisher.logdet()]
         if options.get("kind") != "ggn":
@@ -212,7 +212,7 @@ JOBS: dict[str, Callable] = {
     "low rank, float64": low_rank(precision="float64", params=["*norm*"]),
     "low rank, stored": low_rank(blocks=4000, storage="int8"),
     "low rank, in a file": low_rank(blocks=4000, storage="bfloat16", file=True),
-    "low rank, exact GGN": low_rank(kind="ggn", memory="2GB"),
+    "low rank, exact GGN": low_rank(kind="ggn", records=1),
     "low rank, changed and kept": changed, "sample space": sample_space, "Sophia": sophia, "natural gradient": natural,
     "Kronecker": kronecker, "solves": solves, "eigenpairs": eigenpairs, "analysis": analysis,
     "influence": influences("exact"), "influence, EK-FAC": influences("ekfac"), "accelerated": accelerated,

@@ -58,8 +58,8 @@ def test_null(cuda, count):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{len(s[0])}x{s[1]}x{s[2]}")
-@pytest.mark.parametrize("bias", [False, True])
-def test_gram_of_one_set(cuda, dtype, shape, bias):
+def test_gram_of_one_set(cuda, dtype, shape):
+    bias = shape[2] % 2 == 1
     tokens = make_tokens(*shape, dtype)
     got = ghost_gram(*tokens, bias=bias, backend="cuda")
     check(got, dense_gram(tokens, bias=bias))

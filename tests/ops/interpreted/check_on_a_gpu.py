@@ -13,8 +13,7 @@ from fastunlearn.ops import _dispatch
 from tests.emulated_cuda.device import pretended_gpu
 
 
-@pytest.mark.parametrize("kind", ["Hessian", "GGN"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind, family", [("Hessian", "llama"), ("GGN", "gpt2")])
 def test_products(kind, family, tiny_llama, tiny_gpt2, monkeypatch):
     model = (tiny_llama if family == "llama" else tiny_gpt2)(torch.float32, layers=1, attention="sdpa")
     ids = torch.randint(1, 37, (2, 7))
