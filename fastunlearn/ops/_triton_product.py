@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._triton import Tile, architecture, interpreted, launch, precision, with_device
 
-__all__ = ["accumulate", "pair_product"]
+__all__ = ["accumulate", "banded", "pair_product"]
 
 
 @triton.jit
@@ -39,19 +39,24 @@ def accumulate(
 
 
 @triton.jit
+def banded(number, across, down, BAND: tl.constexpr):
+    """Row and column of a program's tile, of across x down: in bands of BAND rows, so that neighbours in time share
+    operands in the second cache."""
+    band = number // (BAND * across) * BAND
+    height = tl.minimum(down - band, BAND)
+    within = number % (BAND * across)
+    return band + within % height, within // height
+
+
+@triton.jit
 def products(
     a1, b1, a2, b2, out, scale, M, N, L, a1_k, a1_m, a1_l, b1_k, b1_l, b1_n, a2_k, a2_m, a2_l, b2_k, b2_l, b2_n,
     out_k, out_m, out_n, PAIR: tl.constexpr, ADD: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BAND: tl.constexpr,
 ):  # fmt: skip
-    """Tiles in bands of BAND rows of tiles, so that neighbours in time share operands in the second cache."""
-    across, down = tl.cdiv(N, BLOCK_N), tl.cdiv(M, BLOCK_M)
-    number = tl.program_id(0)
-    band = number // (BAND * across) * BAND
-    height = tl.minimum(down - band, BAND)
-    within = number % (BAND * across)
-    m = (band + within % height) * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = within // height * BLOCK_N + tl.arange(0, BLOCK_N)
+    row, column = banded(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(M, BLOCK_M), BAND)
+    m = row * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = column * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.program_id(1).to(tl.int64)
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     total = accumulate(

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastunlearn.ops._triton import Tile, architecture, interpreted, launch, precision, with_device
-from fastunlearn.ops._triton_product import accumulate
+from fastunlearn.ops._triton_product import accumulate, banded
 
 from ._arguments import Side, segments
 
@@ -35,13 +35,7 @@ def gram_tiles(
     BIAS: tl.constexpr, SYMMETRIC: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_L: tl.constexpr, BAND: tl.constexpr,
 ):  # fmt: skip
-    """Tiles in bands of BAND rows of tiles, so that neighbours in time share operands in the second cache."""
-    across, down = tl.cdiv(N2, BLOCK), tl.cdiv(N1, BLOCK)
-    number = tl.program_id(0)
-    band = number // (BAND * across) * BAND
-    height = tl.minimum(down - band, BAND)
-    within = number % (BAND * across)
-    row, column = band + within % height, within // height
+    row, column = banded(tl.program_id(0), tl.cdiv(N2, BLOCK), tl.cdiv(N1, BLOCK), BAND)
     if SYMMETRIC and column < row:
         return
     step = tl.arange(0, BLOCK)
