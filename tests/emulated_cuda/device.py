@@ -120,6 +120,7 @@ def _pretending(marks: _Marks, name: str, own):
 
     @functools.wraps(own)
     def function(*args, **kwargs):
+        kwargs.pop("pin_memory", None)
         wanted, args, kwargs = _asked(name, args, kwargs)
         if wanted is not None and wanted.type == "cuda" and kwargs.get("generator") is not None:
             raise RuntimeError("Expected a 'cuda' device type for generator but found 'cpu'")
@@ -213,6 +214,7 @@ def pretended_gpu() -> Iterator[None]:
         (torch.Tensor, "device", property(lambda self: GPU if self in marks else _real_device(self))),
         (torch.Tensor, "is_cuda", property(lambda self: self in marks)),
         (torch.Tensor, "is_cpu", property(lambda self: self not in marks and _real_device(self).type == "cpu")),
+        (torch.Tensor, "pin_memory", lambda self, device=None: self),
         (torch.Tensor, "get_device", lambda self: 0 if self in marks else -1),
         (torch.Tensor, "numpy", _numpy(marks, torch.Tensor.numpy)),
         (DeviceContext, "__torch_function__", _context(marks, DeviceContext.__torch_function__)),

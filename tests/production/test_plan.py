@@ -102,3 +102,12 @@ def test_of_open_requests(place, capsys):
     threads = torch.get_num_threads()
     assert main(["plan", "--requests", "--json", "--quiet"]) == 0 and torch.get_num_threads() == threads
     assert json.loads(capsys.readouterr().out)["records"]["forget"] == 4
+
+
+def test_on_a_gpu(place, gpu):
+    """A plan with ``device = "cuda"``, pretended: the trials run there."""
+    path = place / "fastunlearn.toml"
+    path.write_text(path.read_text().replace('folder = "original"', 'folder = "original"\ndevice = "cuda"'))
+    with gpu("cuda"):
+        plan = make_plan(job_of(load_config(place)))
+    assert len(plan["trials"]) >= 3 and plan["seconds"]["total"] > 0
