@@ -110,4 +110,4 @@ def test_on_a_gpu(place, gpu):
     path.write_text(path.read_text().replace('folder = "original"', 'folder = "original"\ndevice = "cuda"'))
     with gpu("cuda"):
         plan = make_plan(job_of(load_config(place)))
-    assert len(plan["trials"]) >= 3 and plan["seconds"]["total"] > 0
+    assert plan["trials"] and plan["seconds"]["total"] > 0
