@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 import torch
+
+#: The same examples on every run; other ones with HYPOTHESIS_PROFILE=random.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("random", derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 VOCABULARY = 37  # odd, so that no kernel is tested on round sizes only
 

@@ -35,18 +35,6 @@ def test_check(tmp_path):
 
 
 @pytest.mark.slow
-def test_timings(tmp_path):
-    done = run("bench.device.timings", tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    for subject in ("attention", "cross-entropy", "ghost-gram", "explicit-rows", "hvp"):
-        cases = json.loads((tmp_path / f"device-{subject}.json").read_text())["cases"]
-        ours = [result for case in cases for name, result in case["ways"].items() if not name.startswith("torch")]
-        assert ours and all("seconds" in result for result in ours), cases
-    whole = json.loads((tmp_path / "device-hvp.json").read_text())["cases"][0]
-    assert whole["error"] < 0.05
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_on_a_pretended_gpu(tmp_path):
     """No time passes there; every way of ours runs, and where values are compared they agree."""

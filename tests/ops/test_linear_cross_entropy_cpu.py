@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastunlearn.errors import BackendUnavailableError
@@ -54,6 +54,7 @@ def test_values(dtype):
     scale=st.sampled_from([1.0, 0.25, -2.0]), masked=st.sampled_from([0.0, 0.4, 1.0]), seed=st.integers(0, 99),
     run=st.sampled_from(RUNS), dtype=st.sampled_from([torch.float32, torch.float64]),
 )  # fmt: skip
+@example(1, 1, 63, 3, False, 0.5, 1.0, 0.0, 5, hessian, torch.float32)  # a label at tanh(3.65)
 def test_any_shape(rows, width, vocabulary, streams, bias, softcap, scale, masked, seed, run, dtype):
     agree(head_case(rows, width, vocabulary, streams, dtype=dtype, bias=bias, softcap=softcap, logit_scale=scale,
                     masked=masked, seed=seed), run)  # fmt: skip

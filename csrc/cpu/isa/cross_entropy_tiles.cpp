@@ -25,7 +25,9 @@ struct Bent {
 template <class T>
 inline Bent<T> bend(typename Vector<T>::type x, const LogitTile<T>& tile) {
     using V = typename Vector<T>::type;
-    const V falling = expm1_negative<T>(magnitude<T>(x) * T(-2)), q = falling + T(1), share = T(1) / (q + T(1));
+    // q and 1 - q each from the parts of the exponential: one taken from the other would have no digits at one end.
+    const Power<T> p = power<T>(magnitude<T>(x) * T(-2));
+    const V q = p.scale + p.scale * p.rest, falling = p.scale * p.rest + (p.scale - T(1)), share = T(1) / (q + T(1));
     const V height = -falling * share, t = x < 0 ? -height : height;
     const V slope = T(4) * tile.scale * q * share * share;
     return {t * tile.softcap, slope, t * slope * (T(-2) * tile.scale / tile.softcap)};
