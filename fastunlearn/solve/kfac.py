@@ -16,6 +16,7 @@ single number for all is too large for one layer where it is right for another.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 
 import torch
@@ -55,6 +56,7 @@ class KFAC:
         self._bases: dict[str, tuple[Tensor, Tensor]] = {}
         self._moments: dict[str, Tensor] = {}
         m, room = len(gradients), gradients.memory_bytes // 8
+        self._own = weakref.ref(gradients)
         #: G F^-1 G^T (m, m), float64; None where it was not asked for.
         self.own_gram = torch.zeros(m, m, dtype=torch.float64, device=gradients.device) if own_gram else None
         for name, sources in gradients.passes():
@@ -163,9 +165,12 @@ class KFAC:
         return found, own
 
     def gram(self, a: SampleGradients) -> Tensor:
-        """``G_a F^-1 G_a^T`` (m_a, m_a), float64, symmetric; of the same parameters as F. Formed as in ``products``."""
+        """``G_a F^-1 G_a^T`` (m_a, m_a), float64, symmetric; of the same parameters as F. Formed as in ``products``,
+        but for the gradients that F was made of, with ``own_gram``: those are summed already."""
         if list(a.parameters) != list(self._shapes):
             raise InvalidInputError("a must be gradients of the parameters that F is of, in their order")
+        if self.own_gram is not None and a is self._own():
+            return self.own_gram.clone()
         found = torch.zeros(len(a), len(a), dtype=torch.float64, device=a.device)
         room = a.memory_bytes // 8
         for name, sources in a.passes():

@@ -31,9 +31,8 @@ FLOOR = 1e-6
 
 
 class KroneckerSampleFisher:
-    """``F^-1`` of the matrix above. ``kronecker``: B; with ``own_gram`` it must be of the same gradients.
-    ``gradients``: G, of the same parameters, at the weights at which F is wanted. ``weight``: w, at least 0; with 0, F
-    is B.
+    """``F^-1`` of the matrix above. ``kronecker``: B. ``gradients``: G, of the same parameters, at the weights at which
+    F is wanted. ``weight``: w, at least 0; with 0, F is B.
 
     Raises InvalidInputError, and NotPositiveDefiniteError where G B^-1 G^T is not, within FLOOR.
     """
@@ -45,7 +44,7 @@ class KroneckerSampleFisher:
         self._factor: Tensor | None = None
         if weight == 0:
             return
-        gram = kronecker.gram(gradients) if kronecker.own_gram is None else kronecker.own_gram.clone()
+        gram = kronecker.gram(gradients)
         gram.diagonal().add_(len(gradients) / self.weight + FLOOR * gram.diagonal().mean())
         mend = "raise damping, or lower the exact Fisher's weight (exact_weight)"
         self._factor = cholesky(gram, "the samples' Fisher beside EK-FAC", mend)

@@ -16,13 +16,13 @@ from tests.ops.test_triton_interpreter import why_not
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(module: str, folder: Path, *, device: str = "cpu") -> subprocess.CompletedProcess:
+def run(module: str, folder: Path, *arguments: str, device: str = "cpu") -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
     script = ["tests.bench.pretended_device", module]
     if device == "cpu":
         del environment["TRITON_INTERPRET"]
         del script[0]
-    command = [sys.executable, "-m", *script, "--device", device, "--toy", "--out", str(folder)]
+    command = [sys.executable, "-m", *script, "--device", device, "--toy", "--out", str(folder), *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
@@ -32,6 +32,15 @@ def test_check(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     rows = json.loads((tmp_path / "check.json").read_text())["cases"]
     assert len(rows) > 500 and all(row["passed"] for row in rows)
+
+
+@pytest.mark.slow
+def test_timings(tmp_path):
+    done = run("bench.device.timings", tmp_path, "--only", "ghost-gram", "--only", "explicit-rows")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for subject in ("ghost-gram", "explicit-rows"):
+        cases = json.loads((tmp_path / f"device-{subject}.json").read_text())["cases"]
+        assert cases and all("seconds" in way for case in cases for way in case["ways"].values()), cases
 
 
 @pytest.mark.slow

@@ -62,7 +62,9 @@ def test_the_gram_of_the_same_passes(model, corrected):
     apart = KFAC(gradients, DAMPING, corrected=corrected)
     assert apart.own_gram is None
     assert error(both.own_gram, apart.gram(gradients)) <= 1e-12
-    assert torch.equal(gradients.dense(), untouched)
+    assert torch.equal(gradients.dense(), untouched) and torch.equal(both.gram(gradients), both.own_gram)
+    others = SampleGradients(model, make_samples(LENGTHS)[::-1], pad_token_id=0)  # as many, and not those
+    assert error(both.gram(others), apart.gram(others)) <= 1e-12
     v = vector(gradients)
     assert all(torch.equal(both.solve(v)[name], apart.solve(v)[name]) for name in v)
     one, other = (KroneckerSampleFisher(kronecker, gradients, 1e3).solve(v) for kronecker in (both, apart))
