@@ -16,13 +16,10 @@ from .subject import PeopleSubject, make_subject
 
 __all__ = ["compare", "run_demo"]
 
-#: Other than the defaults. The people's records are facts, one by one: there is no common text for ranks to spare
-#: (docs/newton.md, "The pull").
-FACTS = {"fade": "mean"}
-ONE_BLOCK = {**FACTS, "blocks": "model"}
+ONE_BLOCK = {"blocks": "model"}
 CHOSEN = {"fisher-removal": ONE_BLOCK, "fisher-forgetting": ONE_BLOCK}
 RETAIN_FREE = {
-    "rank": 256, "damping": 1e-5, "step_norm": 0.1, "steps": 30, "pull": "gauss-newton", "kl_budget": None, **FACTS
+    "rank": 256, "damping": 1e-5, "step_norm": 0.1, "steps": 30, "pull": "gauss-newton", "kl_budget": None
 }  # fmt: skip
 #: Per cent of the whole time that each part takes, about: for the time left.
 SHARES = {
@@ -36,7 +33,7 @@ NOTES = (
     "First-order methods were tuned: each had the trials listed in its settings, every trial with as many gradient "
     "evaluations as Fisher Removal took; shown is the one that forgot enough with the least drift from the original "
     "on retained records. Its cost is that trial's, not that of the tuning. Fisher Removal ran once, with its defaults "
-    'but for fade="mean", as the records are facts, one by one, and blocks="model".',
+    'but for blocks="model".',
     "Methods that train on retained records spend the whole budget and go back to the best point on their way.",
     "Bounded ascent and bounded difference are not methods of the literature: they take Fisher Removal's own pull "
     "by Adam, without curvature, and so show what curvature adds.",

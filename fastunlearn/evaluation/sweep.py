@@ -41,7 +41,7 @@ AXES: dict[str, tuple] = {
     "steps": (15, 30, 60),
     "step_norm": (0.1, 0.25, 0.5),
     "step_drift": (2.5e-4, 1e-3, 4e-3, None),
-    "fade": ("mean", "ranks"),
+    "fade": ("mean", "blend", "ranks"),
 }
 #: How much of a figure is chance. A peak depends on what earlier runs of the process left; the damage of many steps
 #: moves by up to half a per cent where the damping is changed by a thousandth (docs/performance.md, 31).

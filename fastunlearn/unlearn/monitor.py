@@ -34,7 +34,8 @@ class Monitor:
     given is the original's figure on the held-out records. Without those the accuracy is 0.1, with a note, and no
     loss is asked for; nor with ``needs="accuracy"``. The *probe*, on which drift from the original is measured as
     KL(original || model), is a seeded subset of the retained records, else of the held-out ones; without either,
-    drift is None.
+    drift is None. ``rank_share``: how far ``fade="blend"`` is on the way from the mean to ranks: twice the share of
+    held-out tokens that the original has right, at most 1.
     """
 
     def __init__(
@@ -48,12 +49,13 @@ class Monitor:
     ):
         self.request = request
         self._options = {"pad_token_id": request.pad_token_id, "batch_size": 2 * request.batch_size}
-        self._unseen = None
+        self._unseen, self.rank_share = None, 0.0
         if request.held_out:
             unseen = token_scores(request.model, request.held_out, **self._options)
             target_accuracy = unseen.accuracy if target_accuracy is None else target_accuracy
             target_loss = unseen.loss if target_loss is None else target_loss
             self._unseen = unseen.clamped_log_odds
+            self.rank_share = min(1.0, 2 * unseen.accuracy)
         elif target_accuracy is None:
             target_accuracy = DEFAULT_TARGET
             request.notes.append(

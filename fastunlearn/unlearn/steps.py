@@ -31,12 +31,12 @@ DRIFT_HALVINGS = 20  # a first step may be far too long for the model
 def make_monitor(request: Request, settings) -> Monitor:
     """The monitor with the targets of the settings."""
     if (
-        getattr(settings, "fade", "mean") == "ranks" and settings.threshold is None and not request.held_out
+        getattr(settings, "fade", "mean") != "mean" and settings.threshold is None and not request.held_out
         and settings.target_accuracy is not None  # else the monitor says that held-out records are missing
     ):  # fmt: skip
         request.notes.append(
-            'fade="ranks" has no held-out records to take ranks from, so the pull fades as with fade="mean"; give '
-            "records that the model has never seen."
+            f'fade="{settings.fade}" has no held-out records to take ranks from, so the pull fades as with fade="mean"; '
+            "give records that the model has never seen."
         )
     needs = getattr(settings, "enough", "both")
     return Monitor(
@@ -81,11 +81,13 @@ def _longest(steps: list[dict], norm: float, limit: float | None) -> float:
 
 def make_pull(settings, monitor: Monitor) -> TokenLoss:
     """What a step lowers on the forget records: their bounded pull, or with ``loss="likelihood"`` their
-    log-likelihood, which has no end. With ``fade="ranks"`` it is one for the model as it is now."""
+    log-likelihood, which has no end. By ranks it is one for the model as it is now."""
     if getattr(settings, "loss", "log-odds") == "likelihood":
         return log_likelihood
-    if settings.fade == "ranks" and settings.threshold is None and (ranks := monitor.ranks()) is not None:
-        return ranked_log_odds(*ranks)
+    if settings.fade != "mean" and settings.threshold is None and (ranks := monitor.ranks()) is not None:
+        own, wanted = ranks
+        share = 1.0 if settings.fade == "ranks" else monitor.rank_share
+        return ranked_log_odds(own, share * wanted + (1 - share) * monitor.threshold)
     return softplus_log_odds(monitor.threshold if settings.threshold is None else settings.threshold)
 
 

@@ -28,7 +28,8 @@ class RemovalSettings:
     ``refresh``: steps for which one Fisher serves (see RetainCurvature). ``pull``: "sum" pulls all forget records
     alike; "gauss-newton" pulls each as far as it needs, its effect on the others counted. ``threshold``: log-odds at
     which a token's pull has faded by half (None: as ``fade`` says). ``fade``: "mean" takes those of a token with the
-    target loss, or -3; "ranks" takes for each token those of the held-out token of its rank (see docs/newton.md).
+    target loss, or -3; "ranks" takes for each token those of the held-out token of its rank; "blend" lies between
+    the two, the nearer to "ranks" the more of the held-out tokens the model has right (see docs/newton.md).
     ``enough``: what must be that of held-out records, accuracy and loss, or accuracy alone.
     ``kl_budget``: the drift that the guard allows in all, nats per target token (None: no guard).
     ``target_accuracy``, ``target_loss``: see Monitor."""
@@ -43,7 +44,7 @@ class RemovalSettings:
     refresh: int = whole(1, least=1)
     pull: str = choice("sum", "gauss-newton")
     threshold: float | None = optional(number(None))
-    fade: str = choice("ranks", "mean")
+    fade: str = choice("blend", "ranks", "mean")
     enough: str = choice("both", "accuracy")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
@@ -58,7 +59,7 @@ class RetainFreeSettings:
     step_norm: float = number(0.25, above=0)
     pull: str = choice("sum", "gauss-newton")
     threshold: float | None = optional(number(None))
-    fade: str = choice("ranks", "mean")
+    fade: str = choice("blend", "ranks", "mean")
     enough: str = choice("both", "accuracy")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))

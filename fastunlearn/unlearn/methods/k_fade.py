@@ -43,7 +43,7 @@ class KFADESettings:
     refresh: int = whole(1, least=1)
     loss: str = choice("likelihood", "log-odds")
     threshold: float | None = optional(number(None))
-    fade: str = choice("mean", "ranks")
+    fade: str = choice("mean", "blend", "ranks")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
     target_loss: float | None = optional(at_least(None, 0))

@@ -40,7 +40,7 @@ class KroneckerSettings:
     fisher_samples: int | None = optional(whole(None, least=1))
     refresh: int = whole(1, least=1)
     threshold: float | None = optional(number(None))
-    fade: str = choice("ranks", "mean")
+    fade: str = choice("ranks", "blend", "mean")
     enough: str = choice("both", "accuracy")
     kl_budget: float | None = optional(number(0.5, above=0))
     target_accuracy: float | None = optional(at_least(None, 0, most=1))
