@@ -49,7 +49,7 @@ def rows(world, name) -> torch.Tensor:
 
 def moved(world, method, **options) -> torch.Tensor:
     before = world.model.get_parameter(NAME).detach().clone()
-    run(world, method, parameters=NAME, **NEVER, **options)
+    run(world, method, parameters=NAME, **{**NEVER, **options})
     return (world.model.get_parameter(NAME).detach() - before).flatten()
 
 

@@ -178,7 +178,7 @@ def test_without_held_out_records_a_note_says_what_was_assumed(world):
     result = run(world, held_out=None)
     assert len(result.notes) == 1 and "0.1" in result.notes[0] and "held-out" in result.notes[0]
     told = run(world, held_out=None, target_accuracy=0.2).notes
-    assert len(told) == 1 and 'fade="ranks"' in told[0]
+    assert len(told) == 1 and 'fade="blend"' in told[0]
     assert run(world, held_out=None, target_accuracy=0.2, fade="mean").notes == []
 
 
