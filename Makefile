@@ -43,8 +43,10 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --no-build-isolation -e '.[test]'
 	@touch $(STAMP)
 
+# One worker for each core, each with one thread but where a test asks for more: two pools of two threads on two
+# cores wait for each other longer than they work.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 demo: $(STAMP)
 	$(BIN)/fastunlearn demo

@@ -48,7 +48,7 @@ ADVICE = {
     "steps": "Steps at most",
     "step_norm": "Length of a step",
     "step_drift": "What one step may move the retained records' predictions by, nats",
-    "fade": "Where the pull fades: one threshold, or that of the unseen token of the same rank",
+    "fade": "Where the pull fades: at the mean of unseen tokens, at that of the same rank, or between",
     "exact_weight": "Weight of the records' exact Fisher beside EK-FAC",
     "curvature": "Kronecker factors with or without corrected eigenvalues",
     "rehearsals": "Steps against relearning, at most",
