@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from fastunlearn.solve.gauss_newton_space import product_gradients
 from fastunlearn.unlearn import METHODS
 from fastunlearn.unlearn.descent import DescentSettings
 from fastunlearn.unlearn.rehearsal import rehearsing_gradients
@@ -42,7 +43,8 @@ def _common(row, budget: int, forget: int, retain: int) -> dict:
         return {"check_every": max(1, budget // batch // LOOKS), **spend}
     if "steps" not in names:
         return {}
-    rehearsals = (names | dict(row.preset)).get("rehearsals", 0)
+    own = names | dict(row.preset)
+    rehearsals, products = own.get("rehearsals", 0), product_gradients(retain, own.get("products", 0))
     budget -= rehearsing_gradients(rehearsals, forget, retain)
     retained = retain / names.get("refresh", 1) if row.uses_retain else 0  # one curvature serves so many steps
-    return {"steps": max(1, int(budget / (forget + retained)))}
+    return {"steps": max(1, int(budget / (forget + retained + products)))}

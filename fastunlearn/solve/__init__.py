@@ -2,6 +2,7 @@
 
 from .cg import cg
 from .explicit import ExplicitFisher, StoredGradients
+from .gauss_newton_space import GaussNewtonFisher
 from .kept_fisher import KeptFisher, keep_fisher
 from .kfac import KFAC
 from .kronecker_space import KroneckerSampleFisher
@@ -14,7 +15,7 @@ from .spectral import Eigenpairs, Nystrom, lanczos, nystrom
 from .woodfisher import woodfisher_inverse
 
 __all__ = [
-    "KFAC", "Eigenpairs", "ExplicitFisher", "KeptFisher", "KroneckerSampleFisher", "LowRankFisher", "Nystrom",
-    "SampleKernel", "SampleSpace", "SampleSpaceFisher", "Solution", "StoredGradients", "cg", "keep_fisher", "lanczos",
-    "minres", "nystrom", "sketched_gram", "solve_in_sample_space", "woodfisher_inverse",
+    "KFAC", "Eigenpairs", "ExplicitFisher", "GaussNewtonFisher", "KeptFisher", "KroneckerSampleFisher", "LowRankFisher",
+    "Nystrom", "SampleKernel", "SampleSpace", "SampleSpaceFisher", "Solution", "StoredGradients", "cg", "keep_fisher",
+    "lanczos", "minres", "nystrom", "sketched_gram", "solve_in_sample_space", "woodfisher_inverse",
 ]  # fmt: skip

@@ -46,12 +46,14 @@ def cg(
     max_iterations: int = 1000,
     x0: Tensor | None = None,
     on_iteration: Callable[[int, float], object] | None = None,
+    verify: bool = True,
 ) -> Solution:
     """``(A + damping I)^-1 b`` for symmetric positive definite A + damping I.
 
     b (P,) or (P, k). ``preconditioner``: approximates the inverse of the damped matrix (its ``solve``). ``tolerance``:
     of ``|b - A x| / |b|`` for every column. ``x0``: where to start. ``on_iteration(number, residual)`` is called
-    after each. Never raises for a hard matrix: see Solution.status. Raises InvalidInputError for bad arguments.
+    after each. ``verify=False`` saves the last product: the residual is then the recurrence's. Never raises for a hard
+    matrix: see Solution.status. Raises InvalidInputError for bad arguments.
     """
     right = read_right(a, b, tolerance, max_iterations, damping)
     scale = right.norm(dim=0).double()
@@ -98,7 +100,7 @@ def cg(
         if p.shape[1] == 0:
             break
     found.value = written(x, b)
-    return _finish(found, size(right - times(x)), tolerance, since >= STALL)
+    return _finish(found, size(right - times(x)) if verify else found.residual, tolerance, since >= STALL)
 
 
 def _indefinite(found: Solution, x: Tensor, p: Tensor, values: Tensor, vectors: Tensor) -> Solution:

@@ -35,8 +35,8 @@ def make_monitor(request: Request, settings) -> Monitor:
         and settings.target_accuracy is not None  # else the monitor says that held-out records are missing
     ):  # fmt: skip
         request.notes.append(
-            f'fade="{settings.fade}" has no held-out records to take ranks from, so the pull fades as with fade="mean"; '
-            "give records that the model has never seen."
+            f'fade="{settings.fade}" has no held-out records to take ranks from, so the pull fades as with fade="mean";'
+            " give records that the model has never seen."
         )
     needs = getattr(settings, "enough", "both")
     return Monitor(

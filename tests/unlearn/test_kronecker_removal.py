@@ -82,6 +82,35 @@ def test_a_step_goes_down_the_pull_held_by_the_kronecker_product_and_the_records
     assert relative(got, -0.2 * step / step.norm()) < 1e-4  # norms are in float32, whatever the model is in
 
 
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_with_products_the_step_is_shaped_by_the_gauss_newton_matrix(world, weight):
+    """The matrix from a dense Jacobian of the logits, by autograd."""
+    world.model.double()
+    retained, parameter = samples(world, "retain"), world.model.get_parameter(NAME)
+    z = odds(world.model, samples(world, "forget"))
+    (down,) = torch.autograd.grad(torch.nn.functional.softplus(z + 2.0).sum(), parameter)
+
+    def logits(weight_):
+        batch = make_batch(world.model, retained, 0)
+        labels = batch.pop("labels")[:, 1:]
+        found = torch.func.functional_call(world.model, {NAME: weight_}, (), {**batch, "use_cache": False}).logits
+        return found[:, :-1][labels != -100]
+
+    point = parameter.detach()
+    p = logits(point).detach().softmax(1)
+    jacobian = torch.func.jacrev(logits, chunk_size=64)(point).flatten(2)  # tokens, vocabulary, weights
+    mean = torch.einsum("tv,tvp->tp", p, jacobian)
+    ggn = torch.einsum("tv,tvp,tvq->pq", p, jacobian, jacobian) - mean.T @ mean
+    m, own = len(retained), rows(world, "retain")
+    held = (ggn + weight * own.T @ own) / m + DAMPING * torch.eye(down.numel()).double()
+    step = torch.linalg.solve(held, down.flatten())
+    got = moved(
+        world, "gauss-newton-removal", kind="empirical", damping=DAMPING, products_damping=DAMPING, products=200,
+        steps=1, step_norm=0.2, threshold=-2.0, exact_weight=weight, target_loss=None,
+    )  # fmt: skip
+    assert relative(got, -0.2 * step / step.norm()) < 3e-3  # the solve ends at a residual of 1e-3
+
+
 def test_where_unseen_records_are_known_as_well_there_is_next_to_no_pull(world):
     """Some of the retained records as held-out ones: a pull by ranks has nowhere to go."""
     world.data = {**world.data, "held_out": world.data["retain"][:10], "retain": world.data["retain"][10:]}

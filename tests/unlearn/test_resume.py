@@ -19,6 +19,7 @@ OPTIONS = {
     "fisher-removal-retain-free": FEW,
     "k-fade": {**FEW, "refresh": 2},
     "kronecker-removal": {**FEW, "refresh": 2},
+    "gauss-newton-removal": {**FEW, "refresh": 2, "products": 2},
     "kronecker-removal-rehearsed": {**FEW, "rehearsals": 3},
 }
 

@@ -13,8 +13,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastunlearn.operators.ggn import GGN
 from fastunlearn.operators.losses import TokenLoss, negative_log_likelihood
+from fastunlearn.operators.model_state import evaluation
 from fastunlearn.operators.sample_gradients import SampleGradients
+from fastunlearn.operators.targets import make_batch
+from fastunlearn.solve.gauss_newton_space import GaussNewtonFisher
 from fastunlearn.solve.kfac import KFAC
 from fastunlearn.solve.kronecker_space import KroneckerSampleFisher
 from fastunlearn.unlearn.curvature import RetainedRecords, Vector
@@ -53,7 +57,7 @@ class KFADESettings:
 class _Kronecker:
     """F of one step, and the gradients of the pull."""
 
-    def __init__(self, fisher: KroneckerSampleFisher, forget: SampleGradients):
+    def __init__(self, fisher: KroneckerSampleFisher | GaussNewtonFisher, forget: SampleGradients):
         self._fisher, self._forget = fisher, forget
 
     def solve_forget(self, c: Tensor) -> Vector:
@@ -69,9 +73,11 @@ class _Kronecker:
 
 class KroneckerMaker:
     """F of retained records, taken anew at every ``refresh``-th step; with settings that have an ``exact_weight`` above
-    0, at every step where ``memory`` does not hold the gradients, which would be those at other weights."""
+    0, at every step where ``memory`` does not hold the gradients, which would be those at other weights. With
+    ``products`` in the settings it is only the preconditioner of the Gauss-Newton matrix at the present weights."""
 
     def __init__(self, request: Request, settings):
+        self._request = request
         self.records = RetainedRecords(request, settings.fisher_samples, settings.kind)
         self._settings = settings
         self._weight: float = getattr(settings, "exact_weight", 0.0)
@@ -90,7 +96,7 @@ class KroneckerMaker:
         last = self._fisher
         return last is not None and self._weight > 0 and not last.gradients.keeps_factors
 
-    def fisher(self, step: int, *, anew: bool) -> KroneckerSampleFisher:
+    def fisher(self, step: int, *, anew: bool) -> KroneckerSampleFisher | GaussNewtonFisher:
         """F, taken at the present weights where it is wanted ``anew``, and where the last one is lost."""
         if self._fisher is None or anew or self._is_lost:
             self._fisher = None  # frees its factors before the next ones are taken
@@ -100,7 +106,18 @@ class KroneckerMaker:
             self._fisher = KroneckerSampleFisher(kronecker, retained, self._weight)
             if self._weight == 0:
                 retained.forget_factors()
-        return self._fisher
+        return self._refined(self._fisher) if getattr(self._settings, "products", 0) else self._fisher
+
+    def _refined(self, kronecker: KroneckerSampleFisher) -> GaussNewtonFisher:
+        request, samples = self._request, kronecker.gradients.samples
+        starts = range(0, len(samples), request.batch_size)
+        batches = [make_batch(request.model, samples[i : i + request.batch_size], request.pad_token_id) for i in starts]
+        with evaluation(request.model, list(request.parameters.values())):
+            matrix = GGN(
+                request.model, batches, params=list(request.parameters.values()), reduction="sum", allow_unused=True
+            )
+        settings = self._settings
+        return GaussNewtonFisher(kronecker, matrix, settings.products_damping, settings.products, request.spend)
 
     def at(self, step: int, pull: TokenLoss) -> _Kronecker:
         return _Kronecker(self.fisher(step, anew=self.is_fresh(step)), self.records.forget(pull))

@@ -3,8 +3,9 @@
 The exact Fisher in sample space has as many directions as there are retained records, and holds nothing else in place
 but by its damping. EK-FAC is an approximation, but of full rank: directions that few records use are free, all others
 are held. Together (solve/kronecker_space.py) they take fewer steps and mostly harm less than either, and less comes
-back by relearning (docs/newton.md, "Which curvature"). *Rehearsed*, it goes on with steps against what relearning would
-bring back (unlearn/rehearsal.py).
+back by relearning (docs/newton.md, "Which curvature"). With ``products`` they are only where each solve begins, and the
+Gauss-Newton matrix itself takes the place of EK-FAC (solve/gauss_newton_space.py). *Rehearsed*, it goes on with steps
+against what relearning would bring back (unlearn/rehearsal.py).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ __all__ = ["METHODS", "KroneckerSettings"]
 @dataclass(frozen=True, kw_only=True)
 class KroneckerSettings:
     """As for Fisher Removal; ``curvature``: "ekfac" corrects the eigenvalues, "kfac" does not. ``exact_weight``: weight
-    of the exact Fisher of the retained records beside it (0: none). ``rehearsals``: at most so many steps against
-    relearning, after the others (rehearsal.py); ``rehearsal_norm``: how far the weights move in a rehearsal, and at
-    most in the step after it; ``rehearsal_drift``: how far such a step may move the probe, nats per target token."""
+    of the exact Fisher of the retained records beside it (0: none). ``products``: at most so many products with their
+    exact Gauss-Newton matrix, 4/3 of a gradient a record each, in EK-FAC's place for every solve (0: none);
+    ``products_damping``: added to that matrix's diagonal. ``rehearsals``: at most so many steps against relearning,
+    after the others (rehearsal.py); ``rehearsal_norm``: how far the weights move in a rehearsal, and at most in the
+    step after it; ``rehearsal_drift``: how far such a step may move the probe, nats per target token."""
 
     steps: int = whole(60, least=1)
     step_norm: float = number(2.0, above=0)
@@ -36,6 +39,8 @@ class KroneckerSettings:
     damping: float = number(1e-6, above=0)
     curvature: str = choice("ekfac", "kfac")
     exact_weight: float = at_least(1e3, 0)
+    products: int = whole(0, least=0)
+    products_damping: float = number(1e-3, above=0)
     kind: str = choice("empirical", "sampled")
     fisher_samples: int | None = optional(whole(None, least=1))
     refresh: int = whole(1, least=1)
@@ -65,6 +70,9 @@ _SEARCH = {"damping": Logarithmic(1e-7, 1e-4), "step_drift": OneOf((2.5e-4, 5e-4
 METHODS = (
     Method("kronecker-removal", "Kronecker Removal", "Fisher Removal's pull, held by EK-FAC and the exact Fisher",
            True, KroneckerSettings, run, restartable=True, search=_SEARCH),
+    Method("gauss-newton-removal", "Gauss-Newton Removal",
+           "Kronecker Removal, each step refined by exact Gauss-Newton products",
+           True, KroneckerSettings, run, restartable=True, search=_SEARCH, preset=(("products", 10),)),
     Method("kronecker-removal-rehearsed", "Kronecker Removal, rehearsed",
            "the same, then steps against what relearning would bring back",
            True, KroneckerSettings, run, restartable=True, search=_SEARCH, preset=(("rehearsals", 30),)),
