@@ -51,6 +51,7 @@ ADVICE = {
     "fade": "Where the pull fades: at the mean of unseen tokens, at that of the same rank, or between",
     "exact_weight": "Weight of the records' exact Fisher beside EK-FAC",
     "curvature": "Kronecker factors with or without corrected eigenvalues",
+    "products": "Exact Gauss-Newton products for each step, at most",
     "rehearsals": "Steps against relearning, at most",
     "parameters": "Part of the weights that may change",
 }
