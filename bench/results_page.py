@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.generated import write_page
 from bench.readme_figures import NONE, plain, table
+from bench.results_products import products_section
 from bench.results_requests import requests_section
 from fastunlearn.evaluation.datasets import DATASETS
 from fastunlearn.unlearn import METHODS
@@ -302,6 +303,8 @@ def page(results: Path = RESULTS) -> str:
         notes = sorted({record["settings"]["note"] for record in records.values()} - {""})
         parts.append(f"Measured on {where}. {MEASURED} {' '.join(notes)}".strip())
         parts.append(shown_section(cases))
+        sweeps = {name: found for name in records if (found := read(results / f"sweep-kronecker-{name}.json"))}
+        parts.append(products_section(cases, sweeps, lambda case: best_first_order(case, own_pull=False)))
         parts += [dataset_section(name, record) for name, record in records.items()]
         parts.append(attacks_section(cases))
     requests = read(results / "requests.json")
