@@ -8,10 +8,10 @@ from collections.abc import Callable
 from bench.readme_figures import NONE, plain, table
 
 HALF = 0.5
-TEXT = f"""Kronecker Removal with its defaults, and the same with exact products for every solve, as `gauss-newton-removal`
-has them, from the sweeps of [the guide](guide.md). That is beside the comparison above: nothing was tuned, and nobody
-was held to the budget. *Ratio*: to the best first-order point above, at most {HALF:g} aimed at. A star: not at the
-forgetting of the retrained model."""
+TEXT = f"""Kronecker Removal with its defaults, and the same with exact products for every solve (as in
+`gauss-newton-removal`), from the sweeps of [the guide](guide.md). That is beside the comparison above: nothing was
+tuned, and nobody was held to the budget. *Ratio*: to the best first-order point above, at most {HALF:g} aimed at. A
+star: not at the forgetting of the retrained model."""
 
 
 def _point(case: dict, products: int) -> dict | None:
