@@ -46,8 +46,8 @@ RANK = 128  # of the kept Fisher
 PRIVATE = {"steps": 200, "batch_size": 32, "noise": 1.0, "max_norm": 1.0, "delta": 1e-3, "learning_rate": 2e-3}
 #: Attacked beside the original: ours, and what comes nearest of the others.
 ATTACKED = (
-    "fisher-removal", "fisher-forgetting", "kronecker-removal", "kronecker-removal-rehearsed", "k-fade",
-    "gradient-difference", "npo-retain", "bounded-difference", "rmu",
+    "fisher-removal", "fisher-forgetting", "kronecker-removal", "gauss-newton-removal", "kronecker-removal-rehearsed",
+    "k-fade", "gradient-difference", "npo-retain", "bounded-difference", "rmu",
 )  # fmt: skip
 ATTACKS = ("relearn", "quantise-nf4")
 SHOWN = (

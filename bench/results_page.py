@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "results.md"
 SEEDS = 3  # that are asked for
 OURS, OWN_PULL = "fisher-removal", frozenset({"bounded-ascent", "bounded-difference"})
-COMPARED = (OURS, "kronecker-removal", "kronecker-removal-rehearsed")
+COMPARED = (OURS, "kronecker-removal", "gauss-newton-removal", "kronecker-removal-rehearsed")
 HALF, RETURNS = 0.5, 1.2
 HEAD = """# Results of the evaluation
 

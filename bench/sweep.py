@@ -32,7 +32,7 @@ OWN: dict[str, dict[str, tuple]] = {
     "fisher-removal": {},
     "kronecker-removal": {
         "step_norm": (0.5, 1.0, 2.0, 4.0), "exact_weight": (0.0, 10.0, 1e3, 1e5), "curvature": ("ekfac", "kfac"),
-        "products": (0, 4, 10), "rehearsals": (0, 10, 30),
+        "products": (0, 4, 10), "rehearsals": (0, 10, 40),
     },
 }  # fmt: skip
 

@@ -32,10 +32,10 @@ def trial_settings(name: str, *, trials: int, budget: int, forget: int, retain: 
     row = METHODS[name]
     ranges = dict(row.search) | ({"damping": KEPT_DAMPING} if row.uses_kept else {})
     drawn = draw(ranges, trials if ranges else 1, seed)
-    return [one | _common(row, budget, forget, retain) for one in drawn]
+    return [one | _common(row, one, budget, forget, retain) for one in drawn]
 
 
-def _common(row, budget: int, forget: int, retain: int) -> dict:
+def _common(row, drawn: dict, budget: int, forget: int, retain: int) -> dict:
     names = {field.name: field.default for field in dataclasses.fields(row.settings)}
     if issubclass(row.settings, DescentSettings):
         batch = min(names["batch"], forget) + (min(names["batch"], retain) if row.uses_retain else 0)
@@ -43,7 +43,7 @@ def _common(row, budget: int, forget: int, retain: int) -> dict:
         return {"check_every": max(1, budget // batch // LOOKS), **spend}
     if "steps" not in names:
         return {}
-    own = names | dict(row.preset)
+    own = names | dict(row.preset) | drawn
     rehearsals, products = own.get("rehearsals", 0), product_gradients(retain, own.get("products", 0))
     budget -= rehearsing_gradients(rehearsals, forget, retain)
     retained = retain / names.get("refresh", 1) if row.uses_retain else 0  # one curvature serves so many steps

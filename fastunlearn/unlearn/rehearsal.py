@@ -39,13 +39,13 @@ from .request import Request
 from .snapshot import Snapshot
 from .steps import make_pull, norm, scaled
 
-__all__ = ["Rehearsal", "rehearse", "rehearsing_gradients", "shown_at"]
+__all__ = ["Rehearsal", "nothing_returns", "rehearse", "rehearsing_gradients", "shown_at"]
 
 SHARE = 0.05  # of the forget records are shown, rounded up
 STEPS = 3  # K
 HVP_GRADIENTS = 3  # 8/3, rounded up
 SERVES = 5  # rehearsals for which one F serves: they move the weights little
-LAST = 5  # rehearsals whose mean says whether anything still comes back
+LEAST = 5  # rehearsals that can say that nothing comes back
 LONGER, SHORTEST = 1.5, 0.1  # of a step: than the last one, and of rho
 HALVINGS = 20
 
@@ -58,6 +58,13 @@ def rehearsing_gradients(rehearsals: int, forget: int, retain: int) -> int:
     """At most so many gradients do the rehearsals take, where memory keeps F; records shown are not pulled."""
     each = forget + STEPS * (1 + HVP_GRADIENTS) * _count(forget)
     return rehearsals * each + math.ceil(rehearsals / SERVES) * retain
+
+
+def nothing_returns(accuracies: Sequence[float], forget: int, target: float) -> bool:
+    """Whether the last rehearsals left no more than ``target`` on average: those of one turn, in which each of so many
+    forget records is shown once, since how much comes back depends on which was; all, where there were fewer."""
+    last = accuracies[-max(LEAST, math.ceil(forget / _count(forget))) :]
+    return len(accuracies) >= LEAST and sum(last) / len(last) <= target
 
 
 def shown_at(number: int, forget: int, seed: int) -> list[int]:
@@ -154,7 +161,7 @@ def rehearse(request: Request, settings, monitor: Monitor, maker, steps: list[di
             back.append(found.accuracy)
             task.advance()
             task.note(f"accuracy after it {found.accuracy:.3f}")
-            if len(back) >= LAST and sum(back[-LAST:]) / LAST <= monitor.target_accuracy:
+            if nothing_returns(back, n, monitor.target_accuracy):
                 return f"after {count} rehearsals what comes back is no more than unseen records have right"
             full = fisher.solve(found.direction)
             newton = norm(full)

@@ -12,7 +12,7 @@ from fastunlearn.operators.losses import softplus_log_odds
 from fastunlearn.operators.targets import make_batch
 from fastunlearn.unlearn import rehearsal
 from fastunlearn.unlearn.curvature import RetainedRecords
-from fastunlearn.unlearn.rehearsal import Rehearsal, rehearsing_gradients, shown_at
+from fastunlearn.unlearn.rehearsal import LEAST, Rehearsal, nothing_returns, rehearsing_gradients, shown_at
 from fastunlearn.unlearn.request import prepare
 from tests.unlearn.running import run
 from tests.unlearn.unchanged import bits, same_bits
@@ -137,7 +137,16 @@ def test_it_ends_where_nothing_comes_back(world):
     result = run(world, METHOD, steps=8, target_accuracy=0.9, target_loss=0.0)
     rounds = [step for step in result.steps if "rehearsal" in step]
     assert "no more than unseen records have right" in result.stopped
-    assert len(rounds) == rehearsal.LAST - 1  # the last one only looked
+    assert len(rounds) == LEAST - 1  # the last one only looked
+
+
+@pytest.mark.parametrize(("forget", "turn"), [(2, 5), (7, 7), (20, 20), (21, 11), (400, 20)])
+def test_a_whole_turn_says_whether_anything_comes_back(forget, turn):
+    assert nothing_returns([0.1] * LEAST, forget, 0.1) and not nothing_returns([0.0] * (LEAST - 1), forget, 0.1)
+    assert not nothing_returns([0.9] + [0.0] * (LEAST - 1), forget, 0.1)  # of fewer than a turn, all count
+    high = [2.0] * 3  # as much as a turn may hold on average, and three times that
+    assert not nothing_returns(high + [0.0] * (turn - 1), forget, 1.9 / turn)
+    assert nothing_returns(high + [0.0] * turn, forget, 0.0)
 
 
 def test_one_forget_record_has_nothing_to_rehearse(world):

@@ -72,8 +72,9 @@ METHODS = (
            True, KroneckerSettings, run, restartable=True, search=_SEARCH),
     Method("gauss-newton-removal", "Gauss-Newton Removal",
            "Kronecker Removal, each step refined by exact Gauss-Newton products",
-           True, KroneckerSettings, run, restartable=True, search=_SEARCH, preset=(("products", 10),)),
+           True, KroneckerSettings, run, restartable=True, search={"products": OneOf((2, 6))},
+           preset=(("products", 4),)),
     Method("kronecker-removal-rehearsed", "Kronecker Removal, rehearsed",
            "the same, then steps against what relearning would bring back",
-           True, KroneckerSettings, run, restartable=True, search=_SEARCH, preset=(("rehearsals", 30),)),
+           True, KroneckerSettings, run, restartable=True, search=_SEARCH, preset=(("rehearsals", 40),)),
 )  # fmt: skip
