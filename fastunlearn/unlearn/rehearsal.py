@@ -151,7 +151,6 @@ def rehearse(request: Request, settings, monitor: Monitor, maker, steps: list[di
     length, back = settings.rehearsal_norm, []
     with request.progress.task("Rehearsals", total=settings.rehearsals, unit="rehearsal") as task:
         for count in range(1, settings.rehearsals + 1):
-            fisher = maker.fisher(len(steps), anew=(count - 1) % SERVES == 0)
             shown = set(shown_at(count, n, request.seed))
             found = Rehearsal(
                 request, [request.forget[i] for i in sorted(shown)],
@@ -163,7 +162,8 @@ def rehearse(request: Request, settings, monitor: Monitor, maker, steps: list[di
             task.note(f"accuracy after it {found.accuracy:.3f}")
             if nothing_returns(back, n, monitor.target_accuracy):
                 return f"after {count} rehearsals what comes back is no more than unseen records have right"
-            full = fisher.solve(found.direction)
+            # No name here may hold F: the maker frees it before it makes the next one.
+            full = maker.fisher(len(steps), anew=(count - 1) % SERVES == 0).solve(found.direction)
             newton = norm(full)
             if newton == 0:
                 return f"after {count} rehearsals no pull is left"

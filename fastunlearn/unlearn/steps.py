@@ -111,8 +111,10 @@ def descend_by_steps(request: Request, settings, monitor: Monitor, maker) -> tup
     with request.progress.task("Newton steps", total=settings.steps, unit="step") as task:
         task.advance(len(steps) - 1)
         for number_ in range(len(steps), settings.steps + 1):
-            curvature = maker.at(number_, make_pull(settings, monitor))
-            stopped = _newton_step(request, settings, monitor, curvature, steps)
+            # No name here may hold the curvature: the maker frees it before it makes the next one.
+            stopped = _newton_step(
+                request, settings, monitor, maker.at(number_, make_pull(settings, monitor)), steps
+            )
             if maker.is_fresh(number_ + 1):
                 keep_state(request, steps)
             task.advance()

@@ -100,8 +100,10 @@ def newton_steps(request: Request, settings: NewtonStepsSettings) -> tuple[list[
     maker = make_curvature(request, settings, None)
     with request.progress.task("Newton steps", total=settings.steps, unit="step") as task:
         for count in range(1, settings.steps + 1):
-            curvature = maker.at(count, negative_log_likelihood)
-            move = _take(monitor, curvature, len(request.retain), settings.kl_budget, steps)
+            # No name here may hold the curvature: the maker frees it before it makes the next one.
+            move = _take(
+                monitor, maker.at(count, negative_log_likelihood), len(request.retain), settings.kl_budget, steps
+            )
             task.advance()
             if move.scale == 0:
                 return steps, f"the KL budget of {settings.kl_budget:g} allows no further step"
