@@ -71,15 +71,14 @@ def _check_reference(reference: ReferenceLogProbs, samples: list[Encoded]) -> No
         raise InvalidInputError("reference: was computed for other samples; compute it for these")
 
 
-def _comparable(reference: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of both, from logits or log-probabilities (n, V)."""
+def _comparable(reference: Tensor, model: Tensor, normalised: bool) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both, from logits (n, V); of the reference from log-probabilities where ``normalised``."""
     if reference.shape != model.shape:
         raise InvalidInputError(
             f"reference: its vocabulary has {reference.shape[1]} tokens and the model's {model.shape[1]}; "
             "compare models of one tokenizer"
         )
-    # Normalised anew: rounding to float16 leaves log-probabilities whose sum is not quite one.
-    return reference.log_softmax(1), model.log_softmax(1)
+    return reference if normalised else reference.log_softmax(1), model.log_softmax(1)
 
 
 def _row_kl(reference: Tensor, model: Tensor) -> Tensor:
@@ -113,7 +112,10 @@ def _pairs(reference, model, samples: list[Encoded], pad_token_id: int, batch_si
                     )
                     other = _in_order(passes)
             dtype = torch.promote_types(logits.dtype, torch.float32)
-            yield *_comparable(other.to(logits.device, dtype), logits), owner
+            # Rounded ones, whose sum is not quite one, are normalised anew; others would only lose their last bits, by
+            # which a model would differ from itself.
+            whole = cached and torch.promote_types(other.dtype, dtype) == other.dtype
+            yield *_comparable(other.to(logits.device, dtype), logits, whole), owner
 
 
 def kl(

@@ -45,7 +45,7 @@ SHARE = 0.05  # of the forget records are shown, rounded up
 STEPS = 3  # K
 HVP_GRADIENTS = 3  # 8/3, rounded up
 SERVES = 5  # rehearsals for which one F serves: they move the weights little
-LEAST = 5  # rehearsals that can say that nothing comes back
+LEAST = 5  # rehearsals: fewer do not say that nothing comes back
 LONGER, SHORTEST = 1.5, 0.1  # of a step: than the last one, and of rho
 HALVINGS = 20
 

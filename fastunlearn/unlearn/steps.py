@@ -112,9 +112,7 @@ def descend_by_steps(request: Request, settings, monitor: Monitor, maker) -> tup
         task.advance(len(steps) - 1)
         for number_ in range(len(steps), settings.steps + 1):
             # No name here may hold the curvature: the maker frees it before it makes the next one.
-            stopped = _newton_step(
-                request, settings, monitor, maker.at(number_, make_pull(settings, monitor)), steps
-            )
+            stopped = _newton_step(request, settings, monitor, maker.at(number_, make_pull(settings, monitor)), steps)
             if maker.is_fresh(number_ + 1):
                 keep_state(request, steps)
             task.advance()

@@ -107,9 +107,7 @@ def test_damage_is_from_the_retrained_model_where_there_is_one(subject, tmp_path
     assert (
         alone.document["about"]["damage_from"] == "original" and beside.document["about"]["damage_from"] == "retrained"
     )
-    own, from_reference = (found.document["about"]["original"]["damage"] for found in (alone, beside))
-    assert own == pytest.approx(0, abs=1e-7)  # two passes differ in their last bits where a CPU's library aligns anew
-    assert from_reference > 1e-5
+    assert alone.document["about"]["original"]["damage"] == 0 < beside.document["about"]["original"]["damage"]
     assert name_of({"fisher_samples": None, "steps": 3}) == "fisher_samples=all, steps=3"
 
 
