@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops._recording import recording
 
 __all__ = ["REDUCTIONS", "Batches", "Part"]
 
@@ -93,6 +94,7 @@ class Batches:
             )
         self._batches, self._device, self._loss = batches, device, loss
         self.reduction, self._weight = reduction, weight
+        self._counted: dict[int, float] = {}
         first = next(iter(batches), None)
         if first is None:
             raise InvalidInputError("batches is empty: give at least one batch")
@@ -131,12 +133,23 @@ class Batches:
         if self._loss is None:
             counts = target_tokens(values, f"batches[{i}]").double()
             if self.reduction != "sample-mean":
-                return Part(values, float(counts.sum()), samples, i)
+                return Part(values, self._weigh(counts.sum(), i), samples, i)
             some = counts > 0
             each = torch.where(some, 1.0 / (counts.clamp(min=1) * some.sum().clamp(min=1)), 0.0)
-            return Part(values, float(some.sum()), samples, i, token_weights=each[:, None].to(self._device))
+            return Part(values, self._weigh(some.sum(), i), samples, i, token_weights=each[:, None].to(self._device))
         weight = 1.0 if self.reduction == "sum" else float(samples)
         return Part(values, weight if self._weight is None else float(self._weight(values)), samples, i)
+
+    def _weigh(self, count: Tensor, i: int) -> float:
+        """The number, for batch i. While a CUDA graph is recorded it cannot be read: it is that of the walk before.
+        Raises InvalidInputError where there was none."""
+        if not recording(count):
+            self._counted[i] = float(count)
+        if i not in self._counted:
+            raise InvalidInputError(
+                f"batches[{i}] was not counted before a CUDA graph is recorded: make one product first, as a warm-up"
+            )
+        return self._counted[i]
 
     def rest(self, weights: float, samples: int) -> float:
         """What a sum of ``factor`` times each batch's part is still to be divided by. Raises InvalidInputError where

@@ -1,11 +1,14 @@
 """A device that is none: tensors of the CPU that say they are on a GPU, and an error where one of them meets one that
 is not, as PyTorch on a GPU would give it. So that code for GPUs is run where there is none, its values with it.
 
-    with pretended_gpu():
+    with pretended_gpu() as gpu:
         model.to("cuda")
+        ...
+        with gpu.recording():     # as while a CUDA graph is recorded: nothing may wait for the GPU, or come from the CPU
+            ...
 
 Marked are storages; what an operator makes of marked tensors is marked too. What needs more than tensors of a GPU
-(streams, events, memory counters, random generators there) is not pretended.
+(streams, events, memory counters, random generators there) is not pretended; of a recording only what it forbids.
 """
 
 from __future__ import annotations
@@ -29,6 +32,11 @@ PROPERTIES = SimpleNamespace(name="pretended", major=9, minor=0, total_memory=1 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 #: Operators that take tensors of both devices: copies, and indices (those on the CPU).
 MIXED = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
+#: Operators whose result has a shape, or is a number, that the CPU must wait for.
+WAITING = {
+    "_local_scalar_dense", "_unique2", "argwhere", "bincount", "equal", "is_nonzero", "item", "masked_select", "nonzero",
+    "repeat_interleave", "unique_consecutive", "unique_dim",
+}  # fmt: skip
 
 
 class _Marks:
@@ -36,6 +44,23 @@ class _Marks:
 
     def __init__(self):
         self._held: dict[int, object] = {}
+        self._recording = False
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """A CUDA graph is being recorded: what that does not permit is an error."""
+        self._recording = True
+        try:
+            yield
+        finally:
+            self._recording = False
+
+    def refuse_in_recording(self, what: object) -> None:
+        if self._recording:
+            raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
+
+    def is_recording(self) -> bool:
+        return self._recording
 
     def __contains__(self, tensor: Tensor) -> bool:
         if type(tensor) not in (Tensor, torch.nn.Parameter):  # a value of the dual pass: no storage, a device
@@ -81,6 +106,8 @@ class _Operators(TorchDispatchMode):
                         f"{function}: expected all tensors to be on the same device, but found cuda:0 and cpu "
                         f"({[tuple(t.shape) for t in given]}, on the GPU: {on_gpu})"
                     )
+        if any(on_gpu):
+            self._check_recording(function, name, kwargs or {}, given, on_gpu)
         if name in ("index", "index_put", "index_put_") and given and not on_gpu[0] and any(on_gpu):
             raise RuntimeError(f"{function}: indices or values on the GPU for a tensor on the CPU")
         found = function(*args, **(kwargs or {}))
@@ -90,6 +117,13 @@ class _Operators(TorchDispatchMode):
                 self._marks.add(tensor)
         return found
 
+    def _check_recording(self, function, name: str, kwargs: dict, given: list[Tensor], on_gpu: list[bool]) -> None:
+        waits = name in WAITING and kwargs.get("output_size") is None
+        by_mask = "index" in name and any(tensor.dtype == torch.bool for tensor in given[1:])
+        crosses = name in ("copy_", "_to_copy") and not all(on_gpu)
+        if waits or by_mask or crosses:
+            self._marks.refuse_in_recording(function)
+
 
 FACTORIES = (
     "arange", "as_tensor", "empty", "empty_like", "empty_strided", "eye", "full", "full_like", "linspace", "ones",
@@ -97,6 +131,8 @@ FACTORIES = (
     "triu_indices", "zeros", "zeros_like",
 )  # fmt: skip
 METHODS = ("to", "cuda", "cpu", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
+#: Those that make a tensor where it shall be; the others copy what is there.
+FRESH = {*FACTORIES, *METHODS} - {"as_tensor", "tensor", "to", "cuda", "cpu", "new_tensor"}
 
 
 def _asked(name: str, args: tuple, kwargs: dict) -> tuple[torch.device | None, tuple, dict]:
@@ -117,9 +153,20 @@ def _asked(name: str, args: tuple, kwargs: dict) -> tuple[torch.device | None, t
 
 def _pretending(marks: _Marks, name: str, own):
     """PyTorch's function of that name, that takes the GPU as a device."""
+    inside = False  # a dual pass that follows ``own`` calls this function again, with the CPU as the device already
 
     @functools.wraps(own)
     def function(*args, **kwargs):
+        nonlocal inside
+        if inside:
+            return own(*args, **kwargs)
+        inside = True
+        try:
+            return pretended(*args, **kwargs)
+        finally:
+            inside = False
+
+    def pretended(*args, **kwargs):
         kwargs.pop("pin_memory", None)
         wanted, args, kwargs = _asked(name, args, kwargs)
         if wanted is not None and wanted.type == "cuda" and kwargs.get("generator") is not None:
@@ -129,7 +176,7 @@ def _pretending(marks: _Marks, name: str, own):
         found = args[0] if name == "cuda" else own(*args, **kwargs)
         if wanted is None or wanted.type not in ("cuda", "cpu") or not isinstance(found, Tensor):
             return found
-        return _moved(marks, found, wanted.type == "cuda", fresh=name in FACTORIES and name != "as_tensor")
+        return _moved(marks, found, wanted.type == "cuda", fresh=name in FRESH)
 
     return function
 
@@ -140,6 +187,8 @@ def _moved(marks: _Marks, tensor: Tensor, to_gpu: bool, fresh: bool) -> Tensor:
     if to_gpu and fresh:
         marks.add(tensor)
         return tensor
+    if not fresh:
+        marks.refuse_in_recording("a copy between the CPU and the GPU")
     return _Move.apply(tensor, marks, to_gpu)
 
 
@@ -150,6 +199,15 @@ def _numpy(marks: _Marks, own):
         return own(self, *args, **kwargs)
 
     return numpy
+
+
+def _tolist(marks: _Marks, own):
+    def tolist(self):
+        if self in marks:
+            marks.refuse_in_recording("tolist")
+        return own(self)
+
+    return tolist
 
 
 class _Move(torch.autograd.Function):
@@ -202,7 +260,7 @@ class _Event:
 
 
 @contextlib.contextmanager
-def pretended_gpu() -> Iterator[None]:
+def pretended_gpu() -> Iterator[_Marks]:
     """One GPU, of the CPU's arithmetic, in this thread."""
     import torch._decomp.decompositions_for_jvp  # reads the source of PyTorch's own functions
 
@@ -217,6 +275,7 @@ def pretended_gpu() -> Iterator[None]:
         (torch.Tensor, "pin_memory", lambda self, device=None: self),
         (torch.Tensor, "get_device", lambda self: 0 if self in marks else -1),
         (torch.Tensor, "numpy", _numpy(marks, torch.Tensor.numpy)),
+        (torch.Tensor, "tolist", _tolist(marks, torch.Tensor.tolist)),
         (DeviceContext, "__torch_function__", _context(marks, DeviceContext.__torch_function__)),
     ]
     patches += [(torch, name, _pretending(marks, name, getattr(torch, name))) for name in FACTORIES]
@@ -224,7 +283,7 @@ def pretended_gpu() -> Iterator[None]:
     patches += [(torch.cuda, name, value) for name, value in {
         "Event": _Event, "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
         "synchronize": lambda device=None: None, "current_stream": lambda device=None: stream,
-        "device": lambda device: contextlib.nullcontext(), "is_current_stream_capturing": lambda: False,
+        "device": lambda device: contextlib.nullcontext(), "is_current_stream_capturing": marks.is_recording,
         "get_device_properties": lambda device=None: PROPERTIES, "get_device_name": lambda device=None: PROPERTIES.name,
         "get_device_capability": lambda device=None: (9, 0), "mem_get_info": lambda device=None: (1 << 34, 1 << 34),
         "max_memory_allocated": lambda device=None: 0, "memory_allocated": lambda device=None: 0,
@@ -235,4 +294,4 @@ def pretended_gpu() -> Iterator[None]:
         for place, name, value in patches:
             stack.enter_context(mock.patch.object(place, name, value, create=True))
         stack.enter_context(_Operators(marks))
-        yield
+        yield marks

@@ -41,7 +41,8 @@ def ghost_gram(
 
     x1 (N1, d_in), g1 (N1, d_out), offsets1 int64 (m1 + 1,); the second set likewise, all three or none
     (then it is the first with itself, for half the work). ``out`` (m1, m2), in the sums' dtype, is overwritten.
-    No token x token matrix is kept beyond a tile.
+    No token x token matrix is kept beyond a tile. While a CUDA graph is recorded (backends "cuda" and "triton"), offsets
+    must be on the GPU, and what they hold is not checked.
 
     Raises InvalidInputError (shapes, dtypes, offsets) and BackendUnavailableError (a backend asked for by
     name that cannot run).
@@ -128,14 +129,14 @@ def embedding_gram(
     must have zero rows in g. Raises InvalidInputError.
     """
     _check_ids(ids1, g1, "ids1", "g1")
-    rows = check_offsets(offsets1, ids1.numel(), "offsets1")
+    rows = check_offsets(offsets1, ids1, "offsets1")
     if ids2 is None and g2 is None and offsets2 is None:
         ids2, g2, columns = ids1, g1, rows
     elif ids2 is None or g2 is None or offsets2 is None:
         raise InvalidInputError("ids2, g2 and offsets2 go together: give all three, or none")
     else:
         _check_ids(ids2, g2, "ids2", "g2", g1)
-        columns = check_offsets(offsets2, ids2.numel(), "offsets2")
+        columns = check_offsets(offsets2, ids2, "offsets2")
     if backend is not None:
         choose_backend(backend, g1.device, ("reference",))
     out = make_out(out, rows.numel() - 1, columns.numel() - 1, accumulator(g1.dtype), g1.device)
@@ -166,8 +167,8 @@ def embedding_linear_gram(
         raise InvalidInputError(f"x2 has {x2.shape[0]} rows and g2 has {g2.shape[0]}: one per token")
     if ids1.numel() and int(ids1.max()) >= g2.shape[1]:
         raise InvalidInputError(f"ids1 holds {int(ids1.max())}, but g2 has {g2.shape[1]} columns (the vocabulary)")
-    rows = check_offsets(offsets1, ids1.numel(), "offsets1")
-    columns = check_offsets(offsets2, x2.shape[0], "offsets2")
+    rows = check_offsets(offsets1, ids1, "offsets1")
+    columns = check_offsets(offsets2, x2, "offsets2")
     out = make_out(out, rows.numel() - 1, columns.numel() - 1, accumulator(e1.dtype), e1.device)
     return reference.embedding_linear_gram(ids1, e1.detach(), rows, x2.detach(), g2.detach(), columns, out)
 

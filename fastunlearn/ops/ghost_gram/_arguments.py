@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops._recording import recording
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class Side:
-    """The tokens of one set of samples: x (N, d_in), g (N, d_out), offsets (m + 1,) int64 on the CPU."""
+    """The tokens of one set of samples: x (N, d_in), g (N, d_out), offsets (m + 1,) int64 on the CPU (while a CUDA graph
+    is recorded: on the GPU)."""
 
     x: Tensor
     g: Tensor
@@ -34,12 +36,20 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def check_offsets(offsets: Tensor, tokens: int, name: str) -> Tensor:
-    """``offsets`` as a contiguous int64 CPU tensor, after a check that it cuts ``tokens`` rows into samples."""
+def check_offsets(offsets: Tensor, rows_of: Tensor, name: str) -> Tensor:
+    """``offsets`` as a contiguous int64 CPU tensor, after a check that it cuts the rows of ``rows_of`` into samples.
+    While a CUDA graph is recorded they are left on the GPU, unread."""
+    tokens = rows_of.shape[0]
     if not isinstance(offsets, Tensor) or offsets.dim() != 1 or offsets.dtype != torch.int64:
         raise InvalidInputError(f"{name} must be a 1-D int64 tensor of m + 1 row numbers")
     if offsets.numel() < 1:
         raise InvalidInputError(f"{name} is empty; it starts with 0 and has one more entry than samples")
+    if recording(rows_of):
+        if offsets.device != rows_of.device:
+            raise InvalidInputError(
+                f"{name} is on {offsets.device}: give it on {rows_of.device} while a CUDA graph is recorded"
+            )
+        return offsets.detach().contiguous()
     rows = offsets.detach().cpu().contiguous()
     if rows[0].item() != 0 or rows[-1].item() != tokens:
         raise InvalidInputError(
@@ -72,7 +82,7 @@ def check_side(x: Tensor, g: Tensor, offsets: Tensor, number: int, first: Side |
     check_matrix(g, f"g{number}", like=x, width=first.g.shape[1] if first else None)
     if x.shape[0] != g.shape[0]:
         raise InvalidInputError(f"x{number} has {x.shape[0]} rows and g{number} has {g.shape[0]}: one per token")
-    return Side(x.detach(), g.detach(), check_offsets(offsets, x.shape[0], f"offsets{number}"))
+    return Side(x.detach(), g.detach(), check_offsets(offsets, x, f"offsets{number}"))
 
 
 def check_pair(x1, g1, offsets1, x2, g2, offsets2) -> tuple[Side, Side | None]:
@@ -97,7 +107,8 @@ def make_out(out: Tensor | None, rows: int, columns: int, dtype: torch.dtype, de
     return out
 
 
-def segments(offsets: Tensor) -> Tensor:
-    """The sample number of every token, int64 (N,)."""
+def segments(offsets: Tensor, tokens: int) -> Tensor:
+    """The sample number of each of the N tokens, int64 (N,), where ``offsets`` is."""
     lengths = offsets.diff()
-    return torch.repeat_interleave(torch.arange(lengths.numel()), lengths)
+    samples = torch.arange(lengths.numel(), device=offsets.device)
+    return torch.repeat_interleave(samples, lengths, output_size=tokens)

@@ -22,7 +22,7 @@ def ghost_gram(first: Side, second: Side | None, bias: bool, out: Tensor) -> Ten
         total = torch.zeros(out.shape, dtype=torch.float64, device=device)
         sides = []
         for side in (first, second or first):
-            owner = segments(side.offsets).to(device=device, dtype=torch.int32)
+            owner = segments(side.offsets, side.tokens).to(device=device, dtype=torch.int32)
             sides.append((_rows(side.x), _rows(side.g), owner, side.samples, side.tokens))
         views = [
             (x.data_ptr(), x.stride(0), g.data_ptr(), g.stride(0), owner.data_ptr(), samples, tokens)

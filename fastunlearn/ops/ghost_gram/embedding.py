@@ -20,7 +20,7 @@ class _ById:
     """Rows of g summed by (id, sample): ``sums`` (p, d), ``samples`` (p,), and where each id's rows start."""
 
     def __init__(self, ids: Tensor, g: Tensor, offsets: Tensor):
-        owner = segments(offsets).to(ids.device)
+        owner = segments(offsets, ids.numel()).to(ids.device)
         count = max(offsets.numel() - 1, 1)
         pairs, index = torch.unique(ids * count + owner, return_inverse=True)
         dtype = accumulator(g.dtype)

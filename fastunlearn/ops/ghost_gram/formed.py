@@ -109,6 +109,6 @@ def formed_gram(first: Side, second: Side | None, bias: bool, out: Tensor, memor
 
 def bias_gradients(side: Side, dtype: torch.dtype) -> Tensor:
     """Every sample's bias gradient, the sum of its rows of g: (m, d_out)."""
-    index = segments(side.offsets).to(side.g.device)
+    index = segments(side.offsets, side.tokens).to(side.g.device)
     total = torch.zeros(side.samples, side.g.shape[1], dtype=dtype, device=side.g.device)
     return total.index_add_(0, index, side.g.to(dtype))

@@ -35,7 +35,7 @@ def ghost_gram(first: Side, second: Side | None, bias: bool, out: Tensor) -> Ten
     """K (m1, m2) into ``out``; ``second`` None means the first with itself (both halves are computed)."""
     second = first if second is None else second
     dtype = accumulator(first.x.dtype)
-    rows, columns = segments(first.offsets), segments(second.offsets)
+    rows, columns = segments(first.offsets, first.tokens), segments(second.offsets, second.tokens)
     out.zero_()
     for r in range(0, first.tokens, TILE):
         x1, g1 = first.x[r : r + TILE].to(dtype), first.g[r : r + TILE].to(dtype)
@@ -51,7 +51,7 @@ def ghost_gram(first: Side, second: Side | None, bias: bool, out: Tensor) -> Ten
 def embedding_gram(ids1, g1, offsets1, ids2, g2, offsets2, out: Tensor) -> Tensor:
     """K_ij = sum_{t in i, s in j} [id_t == id_s] g_t . g_s into ``out`` (m1, m2), token pair by token pair."""
     dtype = accumulator(g1.dtype)
-    rows, columns = segments(offsets1), segments(offsets2)
+    rows, columns = segments(offsets1, ids1.numel()), segments(offsets2, ids2.numel())
     out.zero_()
     for r in range(0, ids1.numel(), TILE):
         for c in range(0, ids2.numel(), TILE):
@@ -64,7 +64,7 @@ def embedding_gram(ids1, g1, offsets1, ids2, g2, offsets2, out: Tensor) -> Tenso
 def embedding_linear_gram(ids1, e1, offsets1, x2, g2, offsets2, out: Tensor) -> Tensor:
     """K_ij = sum_{t in i, s in j} g2[s, id_t] (e1_t . x2_s) into ``out`` (m1, m2)."""
     dtype = accumulator(e1.dtype)
-    rows, columns = segments(offsets1), segments(offsets2)
+    rows, columns = segments(offsets1, ids1.numel()), segments(offsets2, x2.shape[0])
     out.zero_()
     for r in range(0, ids1.numel(), TILE):
         for c in range(0, x2.shape[0], TILE):

@@ -81,7 +81,7 @@ def ghost_gram(first: Side, second: Side | None, bias: bool, out: Tensor) -> Ten
         return out.zero_()
     device = first.x.device
     total = torch.empty(out.shape, dtype=torch.float64, device=device)
-    owners = [segments(side.offsets).to(device=device, dtype=torch.int32) for side in (first, other)]
+    owners = [segments(side.offsets, side.tokens).to(device=device, dtype=torch.int32) for side in (first, other)]
     arguments: dict = {
         "x1": first.x, "g1": first.g, "owner1": owners[0], "x2": other.x, "g2": other.g, "owner2": owners[1],
         "out": total, "N1": first.tokens, "N2": other.tokens, "D_IN": first.x.shape[1], "D_OUT": first.g.shape[1],

@@ -6,19 +6,22 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops._recording import recording
 from fastunlearn.ops.linear._arguments import check, check_matrix, check_out, check_streams
 
 from .reference import IGNORED, Head
 
 
 def check_labels(labels: Tensor, rows: int, vocabulary: int, device: torch.device) -> Tensor:
-    """Labels int64 (N,) on ``device``, each -100 or in [0, vocabulary)."""
+    """Labels int64 (N,) on ``device``, each -100 or in [0, vocabulary), which is not looked at while a CUDA graph is
+    recorded."""
     if labels.dtype != torch.int64 or tuple(labels.shape) != (rows,) or labels.device != device:
         raise InvalidInputError(
             f"labels are {tuple(labels.shape)} {labels.dtype} on {labels.device}; "
             f"they must be ({rows},) int64 on {device}"
         )
-    if bool(((labels != IGNORED) & ((labels < 0) | (labels >= vocabulary))).any()):
+    outside = (labels != IGNORED) & ((labels < 0) | (labels >= vocabulary))
+    if not recording(labels) and bool(outside.any()):
         raise InvalidInputError(
             f"labels hold a token outside the vocabulary of {vocabulary}; mark tokens without a loss by {IGNORED}"
         )

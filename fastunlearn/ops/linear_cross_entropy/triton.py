@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastunlearn.ops._recording import recording
 from fastunlearn.ops._triton import Tile, interpreted, launch, with_device
 from fastunlearn.ops._triton_product import pair_product
 
 from ._triton_rows import loss_rows
-from .reference import Head, live_rows
+from .reference import IGNORED, Head, live_rows
 
 __all__ = ["backward", "dual_forward", "forward", "ggn_product", "hessian_product"]
 
@@ -44,18 +45,31 @@ class _Chunk:
 
 
 class _Sweep:
-    """One pass over the live tokens; nll and nll_t are filled as it goes."""
+    """One pass over the live tokens; nll and nll_t are filled as it goes.
+
+    How many tokens live is not known while a CUDA graph is recorded: then all go by, the others with weight 0."""
 
     def __init__(self, x: Tensor, xt: Tensor | None, head: Head, labels: Tensor, token_weights: Tensor | None):
         self.x, self.xt, self.head, self.labels = x, xt, head, labels
-        self.live = live_rows(labels, token_weights)
         self.weights = None if token_weights is None else token_weights.to(torch.float32)
+        self.dead = None
+        if recording(x):
+            self.live = torch.arange(labels.numel(), device=x.device)
+            self.dead = labels == IGNORED if token_weights is None else (labels == IGNORED) | (token_weights == 0)
+            self.labels = labels.clamp_min(0)
+            self.weights = None if token_weights is None else self.weights.masked_fill(self.dead, 0.0)
+        else:
+            self.live = live_rows(labels, token_weights)
         tangents = [t for t in (xt, head.weight_t, head.bias_t) if t is not None]
         self.streams = tangents[0].shape[0] if tangents else 0
         self.nll = x.new_zeros(x.shape[0], dtype=torch.float32)
         self.nll_t = x.new_zeros(self.streams, x.shape[0], dtype=torch.float32) if self.streams else None
 
     def results(self) -> tuple[Tensor, Tensor | None]:
+        if self.dead is not None:
+            self.nll.masked_fill_(self.dead, 0.0)
+            if self.nll_t is not None:
+                self.nll_t.masked_fill_(self.dead, 0.0)
         return self.nll.to(self.x.dtype), None if self.nll_t is None else self.nll_t.to(self.x.dtype)
 
     def chunks(self, want_g: bool, want_h: bool, curved: bool) -> Iterator[_Chunk]:
