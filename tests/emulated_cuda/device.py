@@ -4,7 +4,7 @@ is not, as PyTorch on a GPU would give it. So that code for GPUs is run where th
     with pretended_gpu() as gpu:
         model.to("cuda")
         ...
-        with gpu.recording():     # as while a CUDA graph is recorded: nothing may wait for the GPU, or come from the CPU
+        with gpu.recording():  # as of a CUDA graph: nothing may wait for the GPU, or come from the CPU
             ...
 
 Marked are storages; what an operator makes of marked tensors is marked too. What needs more than tensors of a GPU
@@ -34,8 +34,8 @@ GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 MIXED = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 #: Operators whose result has a shape, or is a number, that the CPU must wait for.
 WAITING = {
-    "_local_scalar_dense", "_unique2", "argwhere", "bincount", "equal", "is_nonzero", "item", "masked_select", "nonzero",
-    "repeat_interleave", "unique_consecutive", "unique_dim",
+    "_local_scalar_dense", "_unique2", "argwhere", "bincount", "equal", "is_nonzero", "item", "masked_select",
+    "nonzero", "repeat_interleave", "unique_consecutive", "unique_dim",
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""While a CUDA graph is recorded nothing may wait for the GPU: the CUDA kernels (emulated) on a pretended GPU that is being
-recorded. Those of Triton: tests/ops/interpreted/check_on_a_gpu.py. On a GPU: bench/device.sh check."""
+"""While a CUDA graph is recorded nothing may wait for the GPU: the CUDA kernels (emulated) on a pretended GPU that is
+being recorded. Those of Triton: tests/ops/interpreted/check_on_a_gpu.py. On a GPU: bench/device.sh check."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def ghost_gram(
 
     x1 (N1, d_in), g1 (N1, d_out), offsets1 int64 (m1 + 1,); the second set likewise, all three or none
     (then it is the first with itself, for half the work). ``out`` (m1, m2), in the sums' dtype, is overwritten.
-    No token x token matrix is kept beyond a tile. While a CUDA graph is recorded (backends "cuda" and "triton"), offsets
-    must be on the GPU, and what they hold is not checked.
+    No token x token matrix is kept beyond a tile. While a CUDA graph is recorded (backends "cuda" and "triton")
+    offsets must be on the GPU, and what they hold is not checked.
 
     Raises InvalidInputError (shapes, dtypes, offsets) and BackendUnavailableError (a backend asked for by
     name that cannot run).

@@ -15,8 +15,8 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True)
 class Side:
-    """The tokens of one set of samples: x (N, d_in), g (N, d_out), offsets (m + 1,) int64 on the CPU (while a CUDA graph
-    is recorded: on the GPU)."""
+    """The tokens of one set of samples: x (N, d_in), g (N, d_out), offsets (m + 1,) int64 on the CPU (while a CUDA
+    graph is recorded: on the GPU)."""
 
     x: Tensor
     g: Tensor
