@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from bench.device.goals import verdicts
 from bench.generated import write_page
 from bench.readme_products import growth_section, products_section
 from fastunlearn.audit.document import validate
@@ -221,12 +222,24 @@ def figures_section(results: Path = RESULTS) -> str:
         record = _read(results / f"{device}-ghost-gram.json")
         if record is not None:
             parts.append(ghost_gram(record, device))
-    if not (results / "cuda-ghost-gram.json").exists():
-        parts.append(
-            "No GPU figures: the CUDA kernels were compiled, and their code was run on the CPU by the tests, but not "
-            "on a GPU."
-        )
+    parts.append(gpu_section(results))
     return "\n\n".join(parts)
+
+
+def gpu_section(results: Path, gpu: str = "h200") -> str:
+    """What the GPU kernels are to reach, and what was measured of it."""
+    found = verdicts(results, gpu)
+    rows = [["Work, bfloat16, random weights", "Goal", "Measured"]]
+    for verdict in found:
+        mark = {None: "", True: ", met", False: ", not met"}[verdict.met]
+        rows.append([verdict.work, verdict.goal, verdict.measured + mark])
+    about = f"### On a GPU ({gpu.upper()})\n\n"
+    if all(verdict.met is None for verdict in found) and not (results / "cuda-ghost-gram.json").exists():
+        about += (
+            "No figure of a GPU is known yet: its kernels were compiled for it, and their code was run on the CPU by "
+            "the tests, but not on a GPU. This is what `bench/device.sh` measures there."
+        )
+    return f"{about}\n\n{table(rows).replace('--:', ':--')}"
 
 
 def fill(text: str, name: str, section: str) -> str:

@@ -5,6 +5,9 @@
 
 Writes check.json: one row per case and result, with its error relative to the largest element of the truth, and the
 limit. Exits non-zero where a limit is passed, or where the comparison itself does not see a wrong result.
+
+Most of the time goes into compiling kernels: ``--processes 12`` shares the cases out (0: one in this process). Tiles
+are not timed (FASTUNLEARN_TUNE=0): the first that fits is checked.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +28,8 @@ import torch
 if importlib.util.find_spec("pytest") is None:  # the files of cases use it to mark tests, which do not run here
     sys.modules["pytest"] = mock.MagicMock()
 
+from bench.device.record import DTYPES, Record, relative
+from bench.device.runtime import check_runtime
 from fastunlearn.microbench.harness import write_json
 from fastunlearn.ops import activation, gated_mlp, linear, linear_cross_entropy, norm, rope
 from fastunlearn.ops.ghost_gram import ghost_gram
@@ -30,41 +38,6 @@ from tests.ops.attention_cases import make_case, run_dual, run_single
 from tests.ops.dual_cases import draw
 from tests.ops.gram_cases import dense_gram, make_tokens
 from tests.ops.linear_cases import head_case
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-#: Products of half-precision numbers whose factors (probabilities, adjoints) are themselves rounded to half.
-LIMIT = {torch.float32: 5e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-
-
-class Record:
-    """The rows of the JSON, and whether all of them are within their limits."""
-
-    def __init__(self):
-        self.rows: list[dict] = []
-
-    def compare(self, case: str, dtype: torch.dtype, got, truth, names, limit: float | None = None) -> None:
-        limit = LIMIT[dtype] if limit is None else limit
-        for name, value, want in zip(names, got, truth, strict=True):
-            if value is None and want is None:
-                continue
-            error = relative(value, want)
-            row = {"case": case, "dtype": str(dtype)[6:], "result": name, "error": error, "limit": limit}
-            self.rows.append(row | {"passed": error <= limit})
-
-    def failures(self) -> list[dict]:
-        return [row for row in self.rows if not row["passed"]]
-
-
-def relative(got: torch.Tensor, truth: torch.Tensor) -> float:
-    """Largest error over the largest element; infinities (of a fully masked row) must be in the same places."""
-    got = got.double().cpu()
-    finite = torch.isfinite(truth)
-    if got.shape != truth.shape or not bool((torch.isfinite(got) == finite).all()):
-        return float("inf")
-    if truth.numel() == 0 or not bool(finite.any()):
-        return 0.0
-    largest = truth[finite].abs().max().clamp_min(1e-12)
-    return ((got - truth)[finite].abs().max() / largest).item()
 
 
 def moved(value, device: str):
@@ -88,6 +61,8 @@ def check_attention(record: Record, device: str, backend: str, toy: bool) -> Non
     for size, (name, spec), dtype in itertools.product((16,) if toy else (64, 80, 128, 256), variants.items(), DTYPES):
         if size not in (16, 64) and name not in ("causal", "window, softcap"):
             continue
+        if not record.takes():
+            continue
         case = make_case(queries=length, keys=length, size=size, dtype=dtype, transposed=True, **spec)
         there = case.map(lambda x: x.to(device))
         if there.spec.mask is not None and there.spec.mask.dtype == torch.bool:
@@ -106,6 +81,8 @@ def check_pointwise(record: Record, device: str, backend: str, toy: bool) -> Non
             return [draw(shape, dtype, seed) for seed, shape in enumerate(shapes)]
 
         def both(case, names, function, *values, dtype=dtype):
+            if not record.takes():
+                return
             truth = function(*map(wide, values), backend="reference")
             got = function(*(moved(v, device) for v in values), backend=backend)
             alone = isinstance(got, torch.Tensor)
@@ -134,6 +111,8 @@ def check_pointwise(record: Record, device: str, backend: str, toy: bool) -> Non
 def check_linear(record: Record, device: str, backend: str, toy: bool) -> None:
     sizes = (9, 17, 63) if toy else (301, 513, 5003)
     for dtype, extra in itertools.product(DTYPES, ({}, {"bias": True, "softcap": 20.0, "logit_scale": 0.5})):
+        if not record.takes():
+            continue
         case = head_case(*sizes, 2, dtype=dtype, **extra)
         full = case.to(torch.float64)
         for name, count in (("hessian_product", 4), ("ggn_product", 3)):
@@ -150,6 +129,8 @@ def check_linear(record: Record, device: str, backend: str, toy: bool) -> None:
             record.compare(f"cross-entropy {name}{', capped' if extra else ''}", dtype, results[1], results[0], names)
     n, width, height = sizes
     for dtype in DTYPES:
+        if not record.takes():
+            continue
         shapes = {"x": (n, width), "xt": (2, n, width), "g": (n, height), "h": (2, n, height)}
         x, xt, g, h = (draw(s, dtype, seed) for seed, s in enumerate(shapes.values()))
         truth = linear.weight_product(*map(wide, (x, xt, g, h)), torch.zeros(2, height, width, dtype=torch.float64))
@@ -163,6 +144,8 @@ def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> 
     for dtype in (*DTYPES, torch.float64):
         tokens = make_tokens(lengths, 65, 130, dtype)
         for one in (backend, "triton") if device == "cuda" and dtype in DTYPES else (backend,):
+            if not record.takes():
+                continue
             got = ghost_gram(tokens.x.to(device), tokens.g.to(device), tokens.offsets, bias=True, backend=one)
             record.compare(f"ghost gram, {one}", dtype, [got], [dense_gram(tokens, bias=True)], ["K"], 1e-5)
     cases: list[tuple[str, Callable[[], None]]] = []
@@ -180,6 +163,8 @@ def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> 
         run = sample_space_cases.check_small_cholesky
         cases.append((f"small Cholesky {size} {dtype}", lambda a=arguments, run=run: run(*a)))
     for name, run in cases:
+        if not record.takes():
+            continue
         try:
             run()
             passed = True
@@ -188,25 +173,63 @@ def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> 
         record.rows.append({"case": name, "passed": passed})
 
 
+CHECKS = (check_attention, check_pointwise, check_linear, check_sample_space, check_runtime)
+
+
+def check_all(record: Record, device: str, toy: bool) -> None:
+    kernels, rows = backends(device)
+    for check in CHECKS:
+        before = len(record.rows)
+        check(record, device, rows if check is check_sample_space else kernels, toy)
+        bad = [row for row in record.rows[before:] if not row["passed"]]
+        print(f"{check.__name__}: {len(record.rows) - before} results, {len(bad)} beyond their limits", flush=True)
+
+
+def backends(device: str) -> tuple[str, str]:
+    """Of the kernels of the dual pass, and of those of the sample space."""
+    return ("triton", "cuda") if device == "cuda" else ("reference", "reference")
+
+
+def check_in_processes(record: Record, options: argparse.Namespace) -> None:
+    """The same, a share of the cases in each of several processes; all rows end up in ``record``."""
+    running = []
+    for number in range(options.processes):
+        out = options.out / f"check-{number}"
+        command = [sys.executable, "-m", "bench.device.check", "--device", options.device, "--out", str(out),
+                   "--share", str(number), str(options.processes), *(["--toy"] if options.toy else [])]  # fmt: skip
+        running.append((out, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
+    for out, process in running:
+        words, _ = process.communicate()
+        path = out / "check.json"
+        if not path.exists():  # it did not get to its end
+            print(words[-4000:])
+            record.rows.append({"case": f"process {out.name}", "passed": False})
+            continue
+        record.rows += json.loads(path.read_text(encoding="utf-8"))["cases"]
+        path.unlink()
+        out.rmdir()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--toy", action="store_true", help="tiny shapes")
+    parser.add_argument("--processes", type=int, default=0, help="share the cases out to so many")
+    parser.add_argument("--share", type=int, nargs=2, default=(0, 1), help="only every n-th case, from the i-th on")
     parser.add_argument("--out", type=Path, required=True, help="folder of check.json")
     options = parser.parse_args()
-    record, here = Record(), options.device
-    kernels, rows = ("triton", "cuda") if here == "cuda" else ("reference", "reference")
-    for check, backend in ((check_attention, kernels), (check_pointwise, kernels), (check_linear, kernels),
-                           (check_sample_space, rows)):  # fmt: skip
-        before = len(record.rows)
-        check(record, here, backend, options.toy)
-        bad = [row for row in record.rows[before:] if not row["passed"]]
-        print(f"{check.__name__}: {len(record.rows) - before} results, {len(bad)} beyond their limits", flush=True)
+    os.environ.setdefault("FASTUNLEARN_TUNE", "0")
+    record = Record(tuple(options.share))
+    if options.processes:
+        check_in_processes(record, options)
+    else:
+        check_all(record, options.device, options.toy)
     truth = torch.ones(3, dtype=torch.float64)
     if any(relative(torch.tensor([1.0, wrong, 1.0]), truth) < 0.09 for wrong in (float("nan"), 1.1)):
         raise SystemExit("the comparison does not see a wrong result")
-    settings = {"device": here, "backends": [kernels, rows], "toy": options.toy}
-    write_json(options.out / "check.json", "kernels against float64", settings, record.rows, here)
+    settings = {"device": options.device, "backends": backends(options.device), "toy": options.toy}
+    write_json(options.out / "check.json", "kernels against float64", settings, record.rows, options.device)
+    print(f"{len(record.rows)} results, {len(record.failures())} beyond their limits")
     for row in record.failures():
         print("FAILED", row)
     raise SystemExit(1 if record.failures() else 0)

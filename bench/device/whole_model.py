@@ -6,71 +6,132 @@ downloaded, and the values of the weights do not change the work.
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import torch
 
+from bench.device.measure import Bench
 from fastunlearn.dual import DualPass
 from fastunlearn.microbench import peers
 from fastunlearn.microbench.shapes import make_batch
 
-#: name -> the numbers of the configuration, tokens of one sequence.
+#: The numbers of the configurations.
 SHAPES = {
-    "llama-3.2-1b": ({"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64,
-                      "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
-                      "tie_word_embeddings": True, "rope_theta": 500000.0}, 4096),
-    "llama-3.1-8b": ({"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "head_dim": 128,
-                      "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
-                      "tie_word_embeddings": False, "rope_theta": 500000.0}, 8192),
-    "toy": ({"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
-             "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 61, "tie_word_embeddings": True}, 16),
+    "llama-3.2-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "head_dim": 64,
+                     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+                     "tie_word_embeddings": True, "rope_theta": 500000.0},
+    "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "head_dim": 128,
+                     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+                     "tie_word_embeddings": False, "rope_theta": 500000.0},
+    "toy": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 61, "tie_word_embeddings": True},
 }  # fmt: skip
+#: Model, tokens of one sequence. The shorter one is for peers that run out of memory at the longer.
+SMALL = (("llama-3.2-1b", 1024), ("llama-3.2-1b", 4096))
+LARGE = (("llama-3.1-8b", 8192),)
+TOY = (("toy", 16),)
+#: Exact products of other tools, each at its best attention that works.
+OTHERS = ("double backward", "torch.func jvp of grad", "torch.func grad of jvp", "curvlinops", "hessian-eigenthings")
 
 
-def build(name: str, attention: str, device: str):
-    """The model in bfloat16, made on its device, and the number of tokens."""
+def build(bench: Bench, name: str, tokens: int):
+    """The model in half precision, made on its device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    sizes, tokens = SHAPES[name]
-    config = LlamaConfig(**sizes, max_position_embeddings=max(8192, tokens), attn_implementation=attention)
+    config = LlamaConfig(**SHAPES[name], max_position_embeddings=max(8192, tokens), attn_implementation="sdpa")
     torch.manual_seed(0)
-    with torch.device(device):
-        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    with torch.device(bench.device):
+        model = LlamaForCausalLM(config).to(bench.half)
     model.config.use_cache = False
-    return model.eval(), tokens
+    return model.eval()
 
 
-def hvp(bench) -> list[dict]:
-    cases = []
-    for name in ("toy",) if bench.toy else ("llama-3.2-1b", "llama-3.1-8b"):
-        model, tokens = build(name, "sdpa", bench.device)
-        batch = make_batch(model, tokens)
-        parameters = dict(model.named_parameters())
-        tangents = {n: 0.01 * torch.randn_like(p).unsqueeze(0) for n, p in parameters.items()}
-        out = {n: torch.zeros(1, *p.shape, dtype=torch.float32, device=p.device) for n, p in parameters.items()}
-        dual = DualPass(model, parameters)
-        vector = torch.cat([t.flatten() for t in tangents.values()])
-        ways = {
-            "gradient, sdpa": bench.measure(functools.partial(peers.gradient, model, batch, vector)),
-            "fastunlearn": bench.measure(functools.partial(dual.hessian, batch, tangents, out)),
-        }
-        model.set_attn_implementation("eager")
-        ways |= {
-            "torch: double backward": bench.measure(functools.partial(peers.double_backward, model, batch, vector)),
-            "torch: jvp of grad": bench.measure(functools.partial(peers.jvp_of_grad, model, batch, vector)),
-        }
-        gradient = ways["gradient, sdpa"].get("seconds")
-        for result in ways.values():
-            if gradient and "seconds" in result:
-                result["gradients"] = result["seconds"] / gradient
-        case = {"model": name, "tokens": tokens, "ways": ways}
-        if bench.toy and "seconds" in ways["torch: double backward"]:
-            for total in out.values():
-                total.zero_()
-            dual.hessian(batch, tangents, out)
-            ours = torch.cat([t.flatten() for t in out.values()])
-            truth = peers.double_backward(model.float(), batch, vector.float())
-            case["error"] = ((ours - truth).norm() / truth.norm()).item()
-        cases.append(case)
-        del model, dual, out, tangents, vector
-    return cases
+def gradients(model, batch) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(model(**batch).loss, list(model.parameters()))
+
+
+def hvp(bench: Bench) -> list[dict]:
+    return [_case(bench, *which, compiled=not bench.toy) for which in (TOY if bench.toy else SMALL)]
+
+
+def large_hvp(bench: Bench) -> list[dict]:
+    return [_case(bench, *which, compiled=False) for which in (TOY if bench.toy else LARGE)]
+
+
+def _case(bench: Bench, name: str, tokens: int, compiled: bool) -> dict:
+    model = build(bench, name, tokens)
+    batch = make_batch(model, tokens)
+    ways = {"gradient, sdpa": bench.measure(functools.partial(gradients, model, batch))}
+    if compiled:
+        ways["gradient, sdpa, torch.compile"] = bench.measure(_compiled_gradients(model, batch))
+    case = {"model": name, "tokens": tokens, "ways": ways | _ours(bench, model, batch)}
+    model.set_attn_implementation("eager")
+    if bench.toy:
+        case["error"] = _difference(model, batch)
+    vector = torch.cat([0.01 * torch.randn_like(p).flatten() for p in model.parameters()])
+    for other in OTHERS:
+        if peers.installed(other):
+            run = functools.partial(peers.HESSIAN[other][1], model, batch, vector)
+            case["ways"][other] = bench.measure(run)
+    found = [way["seconds"] for key, way in case["ways"].items() if key.startswith("gradient") and "seconds" in way]
+    for way in case["ways"].values():
+        if found and "seconds" in way:
+            way["gradients"] = way["seconds"] / min(found)
+    return case
+
+
+def _compiled_gradients(model, batch):
+    """Of the model's own forward and loss, compiled; the dual pass takes the model as it is."""
+    forward = torch.compile(model.forward)
+    return lambda: torch.autograd.grad(forward(**batch).loss, list(model.parameters()))
+
+
+def _vectors(model) -> tuple[dict, dict]:
+    """Tangents of 0.01 x standard normal in the model's dtype, and zeroed sums."""
+    parameters = dict(model.named_parameters())
+    wide = torch.float64 if next(iter(parameters.values())).dtype == torch.float64 else torch.float32
+    tangents = {n: 0.01 * torch.randn_like(p).unsqueeze(0) for n, p in parameters.items()}
+    return tangents, {n: torch.zeros(1, *p.shape, dtype=wide, device=p.device) for n, p in parameters.items()}
+
+
+def _ours(bench: Bench, model, batch) -> dict:
+    tangents, out = _vectors(model)
+    dual = DualPass(model, dict(model.named_parameters()))
+    return {"fastunlearn": bench.measure(functools.partial(dual.hessian, batch, tangents, out))}
+
+
+def _flat(values) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in values])
+
+
+def _difference(model, batch) -> float:
+    """Of our product from float32 double backward, relative."""
+    tangents, out = _vectors(model)
+    DualPass(model, dict(model.named_parameters())).hessian(batch, tangents, out)
+    truth = peers.double_backward(copy.deepcopy(model).float(), batch, _flat(tangents.values()).float())
+    return ((_flat(out.values()) - truth).norm() / truth.norm()).item()
+
+
+def accuracy(bench: Bench) -> list[dict]:
+    """Errors in bfloat16 against float64 at the same weights and vector: our product, and PyTorch's own gradient."""
+    name, tokens = ("toy", 16) if bench.toy else ("llama-3.2-1b", 512)
+    model = build(bench, name, tokens)
+    batch = make_batch(model, tokens)
+    tangents, out = _vectors(model)
+    DualPass(model, dict(model.named_parameters())).hessian(batch, tangents, out)
+    product, gradient = _flat(out.values()), _flat(gradients(model, batch))
+    del out
+    wide = copy.deepcopy(model).double()
+    parameters = dict(wide.named_parameters())
+    truth = {n: torch.zeros(1, *p.shape, dtype=torch.float64, device=p.device) for n, p in parameters.items()}
+    DualPass(wide, parameters).hessian(batch, {n: t.double() for n, t in tangents.items()}, truth)
+    errors = {"product": _relative(product, _flat(truth.values()))}
+    del truth
+    errors["gradient of torch"] = _relative(gradient, _flat(gradients(wide, batch)))
+    return [{"model": name, "tokens": tokens, "ways": {}, "errors": errors}]
+
+
+def _relative(got: torch.Tensor, truth: torch.Tensor) -> float:
+    """Norm of the error over the norm of the truth."""
+    return ((got.double() - truth).norm() / truth.norm()).item()

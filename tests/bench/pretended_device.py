@@ -9,14 +9,24 @@ from __future__ import annotations
 import importlib
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
 
+from bench.device import measure, runtime
 from fastunlearn.ops import _dispatch
 from tests.emulated_cuda.build import build
 from tests.emulated_cuda.device import pretended_gpu
+
+
+def recorded(gpu, run, refresh):
+    """What a graph's recording would forbid is an error; nothing is replayed."""
+    run()
+    refresh()
+    with gpu.recording():
+        return run()
 
 
 def main(names: list[str], arguments: list[str]) -> None:
@@ -24,12 +34,12 @@ def main(names: list[str], arguments: list[str]) -> None:
     patches = {"_load": lambda name: (emulated, "") if name == "cuda" else load(name), "_interpreted": lambda: False}
     for name in names:
         with (
-            pretended_gpu(),
+            pretended_gpu() as gpu,
             mock.patch.multiple(_dispatch, **patches),
             mock.patch.object(sys, "argv", [name, *arguments]),
+            mock.patch.object(measure, "HALF", torch.float32),
+            mock.patch.multiple(runtime, HALF=torch.float32, WAYS={"in a CUDA graph": partial(recorded, gpu)}),
         ):
-            if name.endswith("timings"):
-                torch.bfloat16 = torch.float32
             script = importlib.import_module(name)
             if hasattr(script, "DTYPES"):
                 script.DTYPES = (torch.float32,)

@@ -1,0 +1,108 @@
+"""How a GPU benchmark measures: medians of CUDA events after a warm-up, peaks of the allocator, the machine's rates."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import re
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["HALF", "Bench", "error", "prefix"]
+
+#: The dtype of weights and activations.
+HALF = torch.bfloat16
+_FEW = 1.0  # seconds: what takes longer is warmed up once and timed three times
+
+
+class Bench:
+    """Where and how large: the device, toy shapes or real ones, rounds."""
+
+    def __init__(self, device: str, toy: bool, rounds: int):
+        self.device, self.toy, self.rounds = device, toy, 1 if toy else rounds
+        self.cuda = device == "cuda"
+        self.half = HALF
+
+    def draw(self, *shape: int, scale: float = 1.0, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return (scale * torch.randn(shape, device=self.device)).to(dtype or self.half)
+
+    def measure(self, run: Callable[[], object]) -> dict:
+        """Seconds (median, least) and peak bytes of ``run``, or why it did not run."""
+        try:
+            run()  # compiles kernels, and times their tiles
+            slow = self._once(run) > _FEW
+            for _ in range(0 if self.toy or slow else 2):
+                run()
+            gc.collect()
+            before = self._start_memory()
+            run()
+            peak = torch.cuda.max_memory_allocated() - before if self.cuda else None
+            times = [self._once(run) for _ in range(min(3, self.rounds) if slow else self.rounds)]
+        except Exception as failure:  # a peer's; out of memory, mostly
+            words = str(failure).strip().splitlines() or [""]
+            found = {"failed": f"{type(failure).__name__}: {words[0][:200]}"}
+            del failure
+            gc.collect()  # its graph would take the memory of the ways after it
+            if self.cuda:
+                torch.cuda.empty_cache()
+            return found
+        return {"seconds": statistics.median(times), "seconds_least": min(times), "peak_bytes": peak,
+                "rounds": len(times)}  # fmt: skip
+
+    def _start_memory(self) -> int:
+        if not self.cuda:
+            return 0
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+
+    def _once(self, run: Callable[[], object]) -> float:
+        if not self.cuda:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+    @functools.cached_property
+    def product_rate(self) -> float:
+        """Operations per second of a square bfloat16 product."""
+        size = 64 if self.toy else 8192
+        a, b = self.draw(size, size), self.draw(size, size)
+        return 2 * size**3 / self.measure(lambda: a @ b)["seconds"]
+
+    @functools.cached_property
+    def copy_rate(self) -> float:
+        """Bytes per second, read and written, of a copy."""
+        a = torch.empty(1000 if self.toy else 2**31, dtype=torch.uint8, device=self.device)
+        b = torch.empty_like(a)
+        return 2 * a.numel() / self.measure(lambda: b.copy_(a))["seconds"]
+
+    def share_of_product_rate(self, result: dict, operations: float) -> None:
+        """Adds to a measured ``result`` what share of the plain product's rate its operations were done at."""
+        if "seconds" in result:
+            result["share_of_product_rate"] = operations / result["seconds"] / self.product_rate
+
+    def share_of_copy_rate(self, result: dict, moved: float) -> None:
+        if "seconds" in result:
+            result["share_of_copy_rate"] = moved / result["seconds"] / self.copy_rate
+
+
+def error(got: torch.Tensor, truth: torch.Tensor) -> float:
+    """Largest error over the largest element of the truth."""
+    return ((got.double() - truth.double()).abs().max() / truth.double().abs().max()).item()
+
+
+def prefix(device: str) -> str:
+    """What result files begin with: "h200" for an NVIDIA H200; "dry" where there is no GPU."""
+    if device != "cuda":
+        return "dry"
+    name = torch.cuda.get_device_name().lower().removeprefix("nvidia ")
+    return re.sub(r"[^a-z0-9]+", "-", name).strip("-")

@@ -1,0 +1,37 @@
+"""A whole Newton direction with the low-rank Fisher, beside the gradient of the same samples."""
+
+from __future__ import annotations
+
+import torch
+
+from bench.device.measure import Bench
+from bench.device.whole_model import build, gradients
+from fastunlearn.microbench.shapes import make_batch
+from fastunlearn.solve import LowRankFisher
+
+DAMPING = 1e-4
+MEMORY = "40GB"  # for factors of gradients and tiles of them
+
+
+def newton(bench: Bench) -> list[dict]:
+    """512 samples of 256 tokens, Llama 3.2 1B, a block for each layer: Gram, factor, and one weighted backward pass."""
+    name, samples, tokens, rows = ("toy", 6, 8, 3) if bench.toy else ("llama-3.2-1b", 512, 256, 16)
+    model = build(bench, name, tokens)
+    batch = make_batch(model, tokens, samples)
+    ones = torch.ones(samples, device=bench.device)
+    parts = [{key: value[start : start + rows] for key, value in batch.items()} for start in range(0, samples, rows)]
+
+    def direction():
+        fisher = LowRankFisher(model, batch, DAMPING, blocks="layer", memory=MEMORY)
+        return fisher.solve_samples(ones, form="dict")
+
+    def gradient():
+        total = [torch.zeros_like(p, dtype=torch.float32) for p in model.parameters()]
+        for part in parts:
+            torch._foreach_add_(total, [g.float() for g in gradients(model, part)])
+        return total
+
+    ways = {"gradient, sdpa": bench.measure(gradient), "fastunlearn": bench.measure(direction)}
+    if all("seconds" in result for result in ways.values()):
+        ways["fastunlearn"]["gradients"] = ways["fastunlearn"]["seconds"] / ways["gradient, sdpa"]["seconds"]
+    return [{"model": name, "samples": samples, "tokens": tokens, "blocks": "layer", "memory": MEMORY, "ways": ways}]
