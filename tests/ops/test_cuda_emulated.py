@@ -118,7 +118,7 @@ BOUNDS = {
     "ghost_gram.cu": ("r < rows && k0 + k < width", "r < rows"),
     "ghost_gram_tensor.cu": ("left >= 8 && o.vectors", "left > 0 && o.vectors"),
     "weighted_gradient.cu": ("t < tokens ? width - c : 0", "width - c"),
-    "explicit_rows.cu": ("left >= kWide", "left > 0"),
+    "explicit_rows.cu": ("c + kWide <= end", "c < end"),
     "small_cholesky.cu": ("if (c <= r) l[r * pitch + c] = a[n]", "if (c < r) l[r * pitch + c] = a[n]"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Binding of the CUDA kernels (csrc/cuda/explicit_rows.cu). Most rows of one call of ``matvec``: 524280."""
+"""Binding of the CUDA kernels (csrc/cuda/explicit_rows.cu)."""
 
 from __future__ import annotations
 
