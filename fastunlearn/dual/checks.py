@@ -13,22 +13,32 @@ from fastunlearn.errors import InvalidInputError
 __all__ = ["check_batch", "check_dropout", "check_model", "check_vectors", "memory_budget"]
 
 _AUTO = 768 * 2**20
+_CPU = torch.device("cpu")
 
 
-def memory_budget(memory: str | int, result_bytes: int) -> int | None:
+def memory_budget(memory: str | int, result_bytes: int, device: torch.device = _CPU) -> int | None:
     """Bytes that may be kept for the reverse sweep, None for any number. Raises InvalidInputError.
 
-    "auto" may keep as much as the result takes (many vectors at once need more), or 768 MiB for a small one.
+    "auto" may keep as much as the result takes (many vectors at once need more), or 768 MiB for a small one; on a GPU
+    also two thirds of its free memory, which is there for this: each block that is kept saves a third of its work.
     """
     if memory == "store":
         return None
     if memory == "recompute":
         return 0
     if memory == "auto":
-        return max(_AUTO, result_bytes)
+        return max(_AUTO, result_bytes, 2 * _free_bytes(device) // 3)
     if isinstance(memory, bool) or not isinstance(memory, int) or memory < 0:
         raise InvalidInputError(f'memory={memory!r}: use "auto", "store", "recompute" or a number of bytes')
     return memory
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Of a GPU, with what PyTorch holds for later; 0 for the CPU, whose memory others share."""
+    if device.type != "cuda":
+        return 0
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + max(0, held)
 
 
 def check_model(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops._recording import recording
 
 from .architecture import output_weights
 from .blocks import BlockPolicy, block_forward, repeated_blocks
@@ -26,6 +27,8 @@ from .rules.output_layer import DeferredLoss, Head, weighted_tokens
 from .values import Dual
 
 __all__ = ["DualPass", "Result", "loss_of"]
+
+_UNKNOWN = object()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class DualPass:
         self.model = model
         self._memory, self._reversing = memory, reversing
         memory_budget(memory, 0)
+        self._budget: Any = _UNKNOWN
         self._modules, self._rotary = ModuleRules(model), RotaryRules(model)
         self._blocks = repeated_blocks(model)
         self.parameters = dict(parameters)
@@ -167,7 +171,7 @@ class DualPass:
     @contextmanager
     def _prepared(self, mode: DualMode) -> Iterator[None]:
         """The model with the pass's own forward functions; all comes back afterwards."""
-        policy = BlockPolicy(len(self._blocks), memory_budget(self._memory, mode.out_bytes))
+        policy = BlockPolicy(len(self._blocks), self._kept_bytes(mode))
         around = self._reversing
         contexts = [nullcontext if around is None else partial(around, block) for block in self._blocks]
         replacements = [
@@ -177,6 +181,13 @@ class DualPass:
         forwards, rotary = replaced_forwards(replacements), self._rotary.replaced(mode)
         with _without_cache(self.model), forwards, rotary, followed_functions(mode):
             yield
+
+    def _kept_bytes(self, mode: DualMode) -> int | None:
+        """The budget. While a CUDA graph is recorded it is that of the pass before: the same blocks are kept."""
+        like = next(iter(self.parameters.values()))
+        if not recording(like) or self._budget is _UNKNOWN:
+            self._budget = memory_budget(self._memory, mode.out_bytes, like.device)
+        return self._budget
 
     def _forward(self, mode: DualMode, batch: Any) -> Dual:
         check_batch(batch)

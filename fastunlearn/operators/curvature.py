@@ -130,7 +130,8 @@ class CurvatureOperator(LinearOperator):
     a batch stands for in the mean (default: its number of samples).
     ``vectors_at_once``: a matrix of more columns is done in several passes. ``allow_unused``: a parameter that takes
     no part in the loss gives zeros instead of an error. ``memory``: bytes that activations may take; "store" for any
-    number, "recompute" for those of one block, "auto" (768 MiB); blocks that do not fit are computed once more.
+    number, "recompute" for those of one block, "auto" for as much as the answer takes, at least 768 MiB, on a GPU at
+    least two thirds of what is free; blocks that do not fit are computed once more.
 
     Sums are in float32, in float64 for float64 models, whatever the dtype of the weights; vectors are rounded to that
     of the weights. On the CPU the same call gives the same bits whatever the number of threads, as far as PyTorch's own

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastunlearn.dual import DualPass
+from fastunlearn.dual.checks import memory_budget
 from fastunlearn.errors import InvalidInputError
 
 from .oracle import accumulators, chosen, directions, hessian, model_loss, relative_error, text_batch
@@ -34,6 +35,18 @@ def test_recomputation_runs_blocks_again(tiny_llama):
         calls.clear()
         DualPass(model, parameters, memory=memory).hessian(batch, v, accumulators(parameters, 1))
         assert len(calls) == expected
+
+
+@pytest.mark.parametrize("free, held, expected", [
+    (60 << 30, 12 << 30, 48 << 30), (1 << 30, 0, 2 << 30), (0, 0, 2 << 30), (90 << 30, -1, 60 << 30)])  # fmt: skip
+def test_a_gpu_keeps_blocks_in_what_is_free(free, held, expected, monkeypatch):
+    """``held``: by PyTorch, for later. The answer takes 2 GiB."""
+    for name, value in {"mem_get_info": (free, 0), "memory_reserved": held + 7, "memory_allocated": 7}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert memory_budget("auto", 2 << 30, torch.device("cuda", 0)) == expected
+    assert memory_budget("auto", 2 << 30) == 2 << 30
+    assert memory_budget("auto", 1) == 768 << 20
+    assert memory_budget(5, 2 << 30, torch.device("cuda", 0)) == 5
 
 
 def test_memory_is_checked(tiny_llama):
