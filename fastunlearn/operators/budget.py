@@ -31,7 +31,7 @@ def pass_bytes(gradients: SampleGradients, walked: bool) -> int:
     if walked:
         inner //= max(1, len(find_layers(g.model)))
     if classes and plain_head(g.model) is not None and walked:
-        return inner + 2 * min(tokens, stretch(head.weight)) * classes * size
+        return inner + 2 * min(tokens, stretch(head.weight)) * classes * max(4, size)
     return inner + 4 * classes * max(4, size) * tokens
 
 

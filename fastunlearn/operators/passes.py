@@ -14,7 +14,7 @@ from fastunlearn.resources import trim
 
 from .capture import token_losses
 from .gemm import FastLinears
-from .head import head_backward, plain_head
+from .head import head_backward, plain_head, plain_losses
 from .losses import negative_log_likelihood
 from .model_state import evaluation
 from .sources import RowsSource
@@ -67,7 +67,7 @@ class HeadInputs:
         with evaluation(self.model):
             truth = token_losses(self.model, some, gradients.loss, self.pad)[0]
             x, labels, _ = self.rows(some)
-            found = head_backward(x, self.head.weight, labels, None)[0]
+            found = plain_losses(x, self.head.weight, labels)
         return found.shape == truth.shape and torch.allclose(found.to(truth), truth, rtol=1e-3, atol=1e-4)
 
 
@@ -115,10 +115,11 @@ def _by_logits(self: SampleGradients, _inputs, part, own, c, _total):
 
 def _by_head(self: SampleGradients, inputs: HeadInputs, part, own, c, total):
     x, labels, sample = inputs.rows(part)
-    each = x.new_ones(len(x)) if own is None else own.to(x)[sample]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    each = x.new_ones(len(x), dtype=wide) if own is None else own.to(x.device, wide)[sample]
     weight = inputs.head.weight
     out = next((total[name] for name, p in self.parameters.items() if p is weight), None)
-    scale = each * c.to(x)[sample]
+    scale = each * c.to(x.device, wide)[sample]
     losses, _, gx = head_backward(x.detach(), weight.detach(), labels, scale, weight_out=out)
     if not x.requires_grad:  # only the output layer was chosen
         return losses * each, sample, [None] * len(self.parameters)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gram, rows_gram
+from fastunlearn.ops.weighted_gradient import weighted_gradient
 
-from .gemm import nt
+from .gemm import matrix_units, nt, rounded_nt, wide_bmm
 from .head import HeadSource
 
 __all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "by_length", "outer_sums", "source_gram",
@@ -46,6 +47,10 @@ class LinearSource:
     transposed: bool = False
 
     def weighted(self, c: Tensor, shape: torch.Size) -> Tensor:
+        if matrix_units(self.x, self.g):
+            x, g = (self.g, self.x) if self.transposed else (self.x, self.g)
+            out = torch.zeros(g.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
+            return weighted_gradient(x, g, _per_token(c, self.offsets).float(), out).view(shape)
         per_token, total = _per_token(c, self.offsets), None
         parts = (rows.split(DOT_TOKENS) for rows in (self.x, self.g, per_token))
         for x, g, own in zip(*parts, strict=True):
@@ -158,11 +163,11 @@ def outer_sums(rows: Tensor, columns: Tensor, offsets: Tensor, buffer: Tensor | 
             out[which] = 0
         elif together:
             token = slice(int(offsets[first]), int(offsets[last]))
-            left, right = (_wide(side[token]).reshape(last - first, length, -1) for side in (rows, columns))
-            torch.bmm(left.transpose(1, 2), right, out=out[first:last])
+            left, right = (side[token].reshape(last - first, length, -1) for side in (rows, columns))
+            wide_bmm(left.transpose(1, 2), right, out[first:last])
         else:
             token = offsets[which][:, None] + torch.arange(length, device=offsets.device)
-            out[which] = torch.bmm(_wide(rows[token]).transpose(1, 2), _wide(columns[token]))
+            out[which] = wide_bmm(rows[token].transpose(1, 2), columns[token], torch.empty_like(out[which]))
     return out.flatten(1)
 
 
@@ -182,16 +187,20 @@ def _tiled_gram(a: list[Source], b: list[Source] | None, shape: torch.Size, memo
     """The Gram from formed tiles that hold all uses of the parameter at once: (m_a, m_b) float64."""
     counts = [_samples(side[0]) for side in (a, b or a)]
     total = torch.zeros(*counts, dtype=torch.float64, device=_device(a[0]))
+    head = next(source for source in [*a, *(b or [])] if isinstance(source, HeadSource))
+    rounded = matrix_units(head.x)  # as in ops/ghost_gram/formed.py
+    product, dtype = (rounded_nt, torch.bfloat16) if rounded else (nt, head.lse.dtype)
     room = memory_bytes // (1 if b is None else 2)
     step = min(tile_step(side, count, shape, room, True) for side, count in zip((a, b or a), counts, strict=True))
     if b is not None:
         sides = [tiles(side, count, shape, room, step=step) for side, count in zip((a, b), counts, strict=True)]
         for (_, tile), (_, other) in zip(*sides, strict=True):
-            total += nt(tile, other).double()
+            total += product(tile.to(dtype), other.to(dtype)).double()
         return total
     for _, tile in tiles(a, counts[0], shape, room, step=step):
+        tile = tile.to(dtype)
         for start in range(0, counts[0], PANEL):
-            total[start : start + PANEL, start:] += nt(tile[start : start + PANEL], tile[start:]).double()
+            total[start : start + PANEL, start:] += product(tile[start : start + PANEL], tile[start:]).double()
     return torch.triu(total) + torch.triu(total, 1).T
 
 

@@ -24,7 +24,7 @@ from .gemm import FastLinears
 from .head import HeadSource, head_backward, plain_head
 from .losses import negative_log_likelihood
 from .model_state import evaluation
-from .plan import CapturePlan, short_samples
+from .plan import TOLERANCE, CapturePlan, short_samples
 from .samples import Sample
 from .sources import Source
 from .targets import make_batch
@@ -230,7 +230,9 @@ class LayerWalk:
         labels = make_batch(self.model, part, self.pad)["labels"][:, 1:]
         chosen = labels != -100
         x, owner = hidden[:, :-1][chosen], chosen.nonzero()[:, 0]
-        scale = x.new_ones(len(part)) if self.weights is None else self.weights[start : start + len(part)].to(x)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        given = x.new_ones(len(part)) if self.weights is None else self.weights[start : start + len(part)]
+        scale = given.to(x.device, wide)
         losses, lse, gx = head_backward(x.detach(), self.head.weight.detach(), labels[chosen], scale[owner])
         outputs = [last, *(output for _, _, output in calls)]
         grads = torch.autograd.grad(x, outputs, gx, allow_unused=True)
@@ -315,6 +317,6 @@ class LayerWalk:
             got = sum(source.weighted(c, p.shape) for source in found[name])
             expected = sum(source.weighted(c, p.shape) for source in truth[name])
             scale = expected.norm().clamp_min(torch.finfo(expected.dtype).tiny)
-            if not bool((got - expected).norm() <= 1e-3 * scale):
+            if not bool((got - expected).norm() <= max(1e-3, TOLERANCE.get(p.dtype, 0.0)) * scale):
                 return False
         return True
