@@ -154,6 +154,10 @@ def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> 
     ):
         arguments = (dtype, size, strided, backend, device)
         cases.append((f"explicit rows {size} {dtype}", lambda a=arguments: sample_space_cases.check_explicit_rows(*a)))
+    for size, dtype in itertools.product(sample_space_cases.BLOCKS, (torch.float32, torch.bfloat16, torch.int8)):
+        arguments = (dtype, size, backend, device)
+        run = sample_space_cases.check_low_rank_apply
+        cases.append((f"low-rank apply {size} {dtype}", lambda a=arguments, run=run: run(*a)))
     for size, dtype, weighted in itertools.product(sample_space_cases.GRADIENTS, DTYPES, (True, False)):
         arguments = (dtype, size, weighted, True, backend, device)
         run = sample_space_cases.check_weighted_gradient

@@ -210,6 +210,15 @@ def _tolist(marks: _Marks, own):
     return tolist
 
 
+def _with_wide_results(own):
+    """A product of PyTorch's that takes ``out_dtype``, which there is for GPUs alone."""
+
+    def product(*tensors, out_dtype: torch.dtype | None = None, **kwargs):
+        return own(*tensors, **kwargs) if out_dtype is None else own(*(t.to(out_dtype) for t in tensors), **kwargs)
+
+    return product
+
+
 class _Move(torch.autograd.Function):
     """A copy on the other side, and its gradient on this one."""
 
@@ -280,6 +289,7 @@ def pretended_gpu() -> Iterator[_Marks]:
     ]
     patches += [(torch, name, _pretending(marks, name, getattr(torch, name))) for name in FACTORIES]
     patches += [(torch.Tensor, name, _pretending(marks, name, getattr(torch.Tensor, name))) for name in METHODS]
+    patches += [(torch, name, _with_wide_results(getattr(torch, name))) for name in ("mm", "bmm", "addmm")]
     patches += [(torch.cuda, name, value) for name, value in {
         "Event": _Event, "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
         "synchronize": lambda device=None: None, "current_stream": lambda device=None: stream,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from fastunlearn.ops import explicit_rows, small_cholesky
+from fastunlearn.ops import explicit_rows, low_rank_apply, small_cholesky
 from fastunlearn.ops.weighted_gradient import weighted_gradient
 
 #: Largest error over the largest element of the truth (float64 of the same inputs). w_t g_t is rounded to half.
 LIMIT = {torch.float32: 5e-6, torch.float64: 1e-13, torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.int8: 5e-6}
+BLOCKS = [(1, 1, 1), (3, 63, 127), (7, 8, 64), (2, 17, 4100), (130, 9, 33), (2, 3, 70000), (0, 4, 8), (4, 0, 8)]
 ROWS = [(1, 1), (3, 63), (9, 1000), (17, 70001)]
 GRADIENTS = [(1, 1, 1), (33, 65, 127), (127, 130, 63), (200, 256, 128)]
 SYSTEMS = [(1, 1, 1), (3, 33, 2), (5, 64, 1), (2, 127, 3)]
@@ -52,6 +53,23 @@ def check_explicit_rows(dtype: torch.dtype, size: tuple[int, int], strided: bool
     got = explicit_rows.rmatvec(moved, c.to(device), at, group, out=out, backend=backend)
     assert got is out
     assert error(got, base.double() + c.double() @ truth, float(base.abs().max())) <= LIMIT[wide]
+
+
+def check_low_rank_apply(dtype: torch.dtype, size: tuple[int, int, int], backend: str, device: str) -> None:
+    """(blocks, rows, columns), with two vectors for each block."""
+    blocks, m, width = size
+    g, scales = draw(*size).float(), None
+    if dtype == torch.int8:
+        g, scales = low_rank_apply.quantise(g) if g.numel() else (g.to(dtype), torch.ones(size[:2]))
+    g = g.to(dtype)
+    truth = g.double() if scales is None else g.double() * scales.double()[..., None]
+    v, c = draw(2, blocks, width, seed=4).float(), draw(2, blocks, m, seed=5).float()
+    at = None if scales is None else scales.to(device)
+    for call, vector, formula in ((low_rank_apply.dot, v, "bip,kbp->kbi"), (low_rank_apply.combine, c, "bip,kbi->kbp")):
+        got = call(g.to(device), vector.to(device), at, backend=backend)
+        wanted = torch.einsum(formula, truth, vector.double())
+        assert got.shape == wanted.shape
+        assert not got.numel() or error(got, wanted) <= LIMIT[torch.float32]
 
 
 def check_weighted_gradient(

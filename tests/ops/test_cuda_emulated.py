@@ -93,6 +93,12 @@ def test_explicit_rows(cuda, size, dtype, strided):
     cases.check_explicit_rows(dtype, size, strided, "cuda", "cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("size", cases.BLOCKS, ids=str)
+def test_low_rank_apply(cuda, size, dtype):
+    cases.check_low_rank_apply(dtype, size, "cuda", "cpu")
+
+
 @pytest.mark.parametrize("weighted, strided", [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("size", cases.GRADIENTS, ids=str)

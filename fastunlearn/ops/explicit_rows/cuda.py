@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fastunlearn.ops._dispatch import extension
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.int8: 4}
+#: Of the rows, as the kernels number them.
+DTYPES = {torch.float32: 0, torch.bfloat16: 2, torch.int8: 4}
 
 
 def _view(rows: Tensor, scales: Tensor | None, group: int) -> tuple[tuple, tuple]:
@@ -15,7 +16,7 @@ def _view(rows: Tensor, scales: Tensor | None, group: int) -> tuple[tuple, tuple
     rows = rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()
     scales = None if scales is None else scales.contiguous()
     address = 0 if scales is None else scales.data_ptr()
-    view = (_DTYPES[rows.dtype], rows.data_ptr(), rows.stride(0), *rows.shape, address, group)
+    view = (DTYPES[rows.dtype], rows.data_ptr(), rows.stride(0), *rows.shape, address, group, 1, 0)
     return view, (rows, scales)
 
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import choose_backend
+from fastunlearn.ops._dispatch import backend_module, choose_backend
 
 from . import cpu, reference
 
 __all__ = ["combine", "dot", "quantise"]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.int8)
 
 
@@ -54,6 +54,8 @@ def _apply(name, g, x, scales, reads: int, gives: int, backend: str | None) -> T
     if x.device != g.device or (scales is not None and scales.device != g.device):
         raise InvalidInputError("g, scales and the vectors must be on one device")
     offered = BACKENDS if g.dtype in cpu.STORED else ("reference",)
-    if choose_backend(backend, g.device, offered) == "cpu":
-        return cpu.apply(name, g, None if scales is None else scales.contiguous(), x, gives)
+    chosen = choose_backend(backend, g.device, offered)
+    if chosen != "reference":
+        kernel = backend_module(__package__, chosen)
+        return kernel.apply(name, g, None if scales is None else scales.contiguous(), x, gives)
     return (reference.dot if name == "low_rank_dot" else reference.combine)(g, scales, x)
