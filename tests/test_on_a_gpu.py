@@ -228,7 +228,7 @@ def test_values_are_those_of_the_cpu(name, subject, gpu):
             mine = SimpleNamespace(**vars(subject))
             mine.model = copy.deepcopy(subject.model).to(device)
             found.append(flat(JOBS[name](mine, device)))
-    # On matrix units a factor that is kept in bfloat16 is rounded once more, times its sample's weight: by 2^-9 at most.
+    # On matrix units a factor kept in bfloat16 is rounded once more, times its sample's weight: by 2^-9 at most.
     same(*found, limit=2.0**-9 if name == "low rank, bfloat16" else 1e-4)
 
 

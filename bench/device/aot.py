@@ -82,7 +82,7 @@ def compile_only(architecture: int, every_tile: bool = False) -> Iterator[list[d
         raise RuntimeError("TRITON_INTERPRET is set: kernels cannot be compiled in this process")
     rows: list[dict] = []
 
-    def launch(kernel, grid, tiles, arguments, key=(), *, reset=None):
+    def launch(kernel, grid, tiles, arguments, key=(), **_how):
         for number, tile in enumerate(tiles if every_tile else tiles[:1]):
             if min(grid(tile)) < 1:
                 raise RuntimeError(f"{kernel.fn.__name__} was launched over an empty grid")

@@ -1,7 +1,8 @@
 """How every Triton kernel here is launched: the choice of its tile sizes, and where the choice is kept.
 
-A kernel comes with a few candidate tiles, best guess first. On a GPU the first call of each kind times the candidates
-and keeps the winner, in memory and in a JSON file (``FASTUNLEARN_TUNE_FILE``, by default in Triton's cache folder).
+A kernel comes with a few candidate tiles, best guess first, and sometimes a rival: the same by a library. On a GPU the
+first call of each kind times the candidates and keeps the winner, in memory and in a JSON file
+(``FASTUNLEARN_TUNE_FILE``, by default in Triton's cache folder).
 ``FASTUNLEARN_TUNE=0`` takes the first candidate that fits the GPU instead: no timing, and the same sums on every run.
 While a CUDA graph is recorded nothing is timed. Under ``TRITON_INTERPRET=1`` tensors are on the CPU, tiles are small.
 """
@@ -22,7 +23,7 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-__all__ = ["Tile", "architecture", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
+__all__ = ["Grid", "Tile", "architecture", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
 
 _ROUNDS = 5
 _chosen: dict[str, int] = {}
@@ -65,37 +66,47 @@ def with_device(tensor: Tensor) -> contextlib.AbstractContextManager:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
+Grid = Callable[[Tile], tuple]
+
+
 def launch(
-    kernel, grid: Callable[[Tile], tuple], tiles: tuple[Tile, ...], arguments: dict, key: tuple = (), *,
-    reset: Callable[[], object] | None = None,
+    kernel, grid: Grid, tiles: tuple[Tile, ...], arguments: dict, key: tuple = (), *,
+    reset: Callable[[], object] | None = None, rival: Callable[[dict], None] | None = None,
+    trial: Callable[[], tuple[Grid, dict]] | None = None,
 ) -> None:  # fmt: skip
     """Runs ``kernel`` over ``grid(tile)`` with the best of ``tiles``.
 
     ``arguments``: every argument by name, without those of the tile. ``key``: what the best tile depends on, beside
     the kernel and the GPU. A kernel that is timed runs several times: one that adds to what it writes needs ``reset``,
-    which sets that to zero and is called before the run that counts.
+    which sets that to zero and is called before the run that counts, or ``trial``, which gives a grid and arguments to
+    time with in its place. ``rival(arguments)`` computes the same by a library, and is one more candidate.
     """
     number = 0
-    if len(tiles) > 1 and not interpreted():
-        number = _choose(kernel, grid, tiles, arguments, key)
+    if (len(tiles) > 1 or rival is not None) and not interpreted():
+        number = _choose(kernel, trial or (lambda: (grid, arguments)), tiles, key, rival)
     if reset is not None:
         reset()
-    run(kernel, grid, tiles[number], arguments)
+    if number == len(tiles):
+        rival(arguments)
+    else:
+        run(kernel, grid, tiles[number], arguments)
 
 
-def run(kernel, grid: Callable[[Tile], tuple], tile: Tile, arguments: dict) -> None:
+def run(kernel, grid: Grid, tile: Tile, arguments: dict) -> None:
     """One launch with this tile. The ahead-of-time check (bench/device/aot.py) puts its own function here."""
     kernel[grid(tile)](**arguments, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages)
 
 
-def _choose(kernel, grid, tiles: tuple[Tile, ...], arguments: dict, key: tuple) -> int:
-    name = json.dumps([_device(), kernel.fn.__name__, *key, [asdict(tile) for tile in tiles]])
+def _choose(kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, ...], key: tuple, rival) -> int:
+    """The number of the tile; that of the tiles for the rival."""
+    name = json.dumps([_device(), kernel.fn.__name__, *key, [asdict(tile) for tile in tiles], *["rival"] * bool(rival)])
     if name not in _chosen:
         _chosen.update(_read())
     if name in _chosen:
         return _chosen[name]
     timed = os.environ.get("FASTUNLEARN_TUNE", "1") != "0" and not torch.cuda.is_current_stream_capturing()
     seconds = {}
+    grid, arguments = trial()
     for number, tile in enumerate(tiles):
         try:
             run(kernel, grid, tile, arguments)
@@ -104,6 +115,10 @@ def _choose(kernel, grid, tiles: tuple[Tile, ...], arguments: dict, key: tuple) 
         if not timed:
             return number
         seconds[number] = _seconds(functools.partial(run, kernel, grid, tile, arguments))
+    if rival is not None and timed:
+        with contextlib.suppress(RuntimeError):  # that this PyTorch cannot run: the kernel is there
+            rival(arguments)
+            seconds[len(tiles)] = _seconds(functools.partial(rival, arguments))
     if not seconds:
         raise RuntimeError(f"no tile of {kernel.fn.__name__} fits this GPU ({_device()})")
     _chosen[name] = min(seconds, key=seconds.get)

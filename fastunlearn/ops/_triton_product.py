@@ -2,6 +2,9 @@
 
 This is what a dual pass asks of GEMMs: ``xt W^T + x Wt^T``, ``h W + g Wt``, ``h^T x + g^T xt``. As two calls of a
 library the first sum makes a round trip through memory, in half precision with a rounding. Transposes are strides.
+
+Where the result is float32, the library's two calls round as the kernel does: then they are timed beside it, and the
+faster of the two is taken (ops/_triton.py).
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._triton import Tile, architecture, interpreted, launch, precision, with_device
+from ._triton import Grid, Tile, architecture, interpreted, launch, precision, with_device
 
-__all__ = ["accumulate", "banded", "pair_product"]
+__all__ = ["accumulate", "banded", "library_product", "pair_product"]
+
+TRIAL_ROWS = 16384  # of a result, when candidates are timed: enough to fill a GPU
 
 
 @triton.jit
@@ -74,8 +79,8 @@ def products(
     tl.store(at, total.to(out.dtype.element_ty), mask=inside)
 
 
-def _tiles(dtype: torch.dtype, add: bool) -> tuple[Tile, ...]:
-    """Best guess first. What is added to cannot be timed by running it again: the guess is taken."""
+def _tiles(dtype: torch.dtype) -> tuple[Tile, ...]:
+    """Best guess first."""
 
     def tile(m: int, n: int, depth: int, warps: int, stages: int) -> Tile:
         return Tile({"BLOCK_M": m, "BLOCK_N": n, "BLOCK_L": depth, "BAND": 8}, warps=warps, stages=stages)
@@ -83,12 +88,10 @@ def _tiles(dtype: torch.dtype, add: bool) -> tuple[Tile, ...]:
     if interpreted():
         return (tile(64, 64, 32, 4, 1),)
     if dtype == torch.float32:
-        tiles = (tile(64, 64, 32, 4, 2), tile(32, 64, 32, 4, 2))
-    elif architecture() >= 90:
-        tiles = (tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 4), tile(128, 128, 64, 4, 3), tile(64, 128, 64, 4, 3))
-    else:
-        tiles = (tile(128, 128, 32, 4, 3), tile(128, 256, 32, 8, 3), tile(64, 128, 32, 4, 3))
-    return tiles[:1] if add else tiles
+        return tile(64, 64, 32, 4, 2), tile(32, 64, 32, 4, 2)
+    if architecture() >= 90:
+        return tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 4), tile(128, 128, 64, 4, 3), tile(64, 128, 64, 4, 3)
+    return tile(128, 128, 32, 4, 3), tile(128, 256, 32, 8, 3), tile(64, 128, 32, 4, 3)
 
 
 def _streams(value: Tensor | None) -> tuple[int, int, int]:
@@ -96,6 +99,29 @@ def _streams(value: Tensor | None) -> tuple[int, int, int]:
     if value is None:
         return 0, 0, 0
     return (0, *value.stride()) if value.dim() == 2 else value.stride()
+
+
+def _add_library(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
+    """out float32 (M, N) (+)= a b, factors of one dtype, by PyTorch's own product."""
+    wide = {} if a.dtype == torch.float32 else {"out_dtype": torch.float32}
+    if add:
+        torch.addmm(out, a, b, out=out, **wide)
+    else:
+        torch.mm(a, b, out=out, **wide)
+
+
+def library_product(arguments: dict) -> None:
+    """What ``products`` computes, from its arguments, for a float32 result without a scale."""
+    out, rows = arguments["out"], arguments["M"]
+
+    def of(name: str, k: int, limit: int | None = None) -> Tensor:
+        value = arguments[name] if arguments[name].dim() == 2 else arguments[name][k]
+        return value if limit is None else value[:limit]
+
+    for k in range(out.shape[0]):
+        _add_library(out[k], of("a1", k, rows), of("b1", k), arguments["ADD"])
+        if arguments["PAIR"]:
+            _add_library(out[k], of("a2", k, rows), of("b2", k), True)
 
 
 def pair_product(
@@ -126,11 +152,19 @@ def pair_product(
         "PAIR": second is not None, "ADD": add, "SCALED": scale is not None, "PRECISION": precision(a1.dtype),
     }  # fmt: skip
 
-    def grid(tile: Tile) -> tuple[int, int]:
+    def grid(tile: Tile, rows: int = rows, count: int = count) -> tuple[int, int]:
         return -(-rows // tile.sizes["BLOCK_M"]) * -(-columns // tile.sizes["BLOCK_N"]), count
 
+    def trial() -> tuple[Grid, dict]:
+        """Some of the rows of one stream, into memory of its own: nothing that is added to is touched."""
+        some = min(rows, TRIAL_ROWS)
+        into = torch.zeros(1, some, columns, dtype=out.dtype, device=out.device)
+        strides = dict(zip(("out_k", "out_m", "out_n"), into.stride(), strict=True))
+        return lambda tile: grid(tile, some, 1), arguments | {"out": into, "M": some, **strides}
+
+    rival = library_product if out.dtype == torch.float32 and scale is None else None
     layout = (a1.stride(-1) == 1, b1.stride(-1) == 1, second is not None, str(a1.dtype), str(out.dtype))
     size = [min(8192, triton.next_power_of_2(v)) for v in (rows, columns, depth)]
     with with_device(out):
-        launch(products, grid, _tiles(a1.dtype, add), arguments, (*layout, *size))
+        launch(products, grid, _tiles(a1.dtype), arguments, (*layout, add, *size), rival=rival, trial=trial)
     return out

@@ -26,11 +26,13 @@ class Machine:
         self.too_large: set[int] = set()
         self.runs: list[int] = []
         self.timed: list[int] = []
+        self.given: list[dict] = []  # arguments of each run
 
     def run(self, kernel, grid, tile, arguments) -> None:
         size = tile.sizes["BLOCK"]
         if size in self.too_large:
             raise OutOfResources(2, 1, "shared memory")
+        self.given.append(arguments)
         self.runs.append(size)
 
     def time(self, call) -> float:
@@ -38,9 +40,13 @@ class Machine:
         self.timed.append(self.runs[-1])
         return self.seconds[self.runs[-1]]
 
-    def launch(self, key=()) -> int:
-        """The block size of the launch that counts: the last."""
-        _triton.launch(KERNEL, lambda tile: (1,), TILES, {}, key)
+    def rival(self, arguments) -> None:
+        self.given.append(arguments)
+        self.runs.append(0)
+
+    def launch(self, key=(), **how) -> int:
+        """The block size of the launch that counts: the last. That of the rival is 0."""
+        _triton.launch(KERNEL, lambda tile: (1,), TILES, {"of": "the call"}, key, **how)
         return self.runs[-1]
 
 
@@ -104,6 +110,46 @@ def test_nothing_fits(machine):
         machine.launch()
 
 
+@pytest.mark.parametrize("seconds, expected", [(0.5, 0), (1.5, 32)])
+def test_a_rival_is_one_more_candidate(machine, monkeypatch, seconds, expected):
+    machine.seconds[0] = seconds
+    assert machine.launch(rival=machine.rival) == expected
+    assert machine.timed == [16, 32, 64, 0]
+    forget(monkeypatch)
+    assert machine.launch(rival=machine.rival) == expected and len(machine.timed) == 4
+    assert machine.launch() == 32, "the choice without a rival is one of its own"
+
+
+def test_candidates_are_timed_with_the_arguments_of_the_trial(machine):
+    machine.seconds[0] = 0.5
+    machine.launch(rival=machine.rival, trial=lambda: (lambda tile: (2,), {"of": "the trial"}))
+    assert [given["of"] for given in machine.given[:-1]] == ["the trial"] * 8  # once to compile, once timed, each
+    assert machine.given[-1] == {"of": "the call"}
+    made = []
+    machine.launch(rival=machine.rival, trial=lambda: made.append(1))
+    assert not made, "a trial is made once, not for every launch"
+
+
+def test_a_rival_that_does_not_run_is_no_candidate(machine):
+    def rival(arguments):
+        raise NotImplementedError("this PyTorch has no such product")
+
+    assert machine.launch(rival=rival) == 32
+
+
+def test_a_rival_alone_beside_one_tile(machine, monkeypatch):
+    machine.seconds[0] = 0.5
+    monkeypatch.setattr(_triton, "_chosen", {})
+    _triton.launch(KERNEL, lambda tile: (1,), TILES[:1], {}, ("one",), rival=machine.rival)
+    assert machine.timed == [16, 0] and machine.runs[-1] == 0
+
+
+def test_no_rival_where_nothing_is_timed(machine, monkeypatch):
+    """The same sums on every run: the kernel's own."""
+    monkeypatch.setenv("FASTUNLEARN_TUNE", "0")
+    assert machine.launch(rival=machine.rival) == 16 and 0 not in machine.runs
+
+
 def test_no_timing_when_switched_off(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTUNLEARN_TUNE", "0")
     machine.too_large = {16}
@@ -140,3 +186,56 @@ def test_float32_products_follow_the_switch_of_pytorch(allowed):
         assert _triton.precision(torch.bfloat16) == "tf32x3"
     finally:
         switch.allow_tf32 = before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("pair, shared", [(False, False), (True, False), (True, True)])
+def test_the_rival_of_the_products(dtype, add, pair, shared, monkeypatch):
+    """The library's product computes what the kernel would: all streams, transposed factors, sums that are added to."""
+    from fastunlearn.ops import _triton_product
+
+    plain = torch.mm, torch.addmm  # PyTorch takes out_dtype on a GPU alone
+    for name, own in zip(("mm", "addmm"), plain, strict=True):
+        def wide(*tensors, out, out_dtype=torch.float32, own=own):
+            return own(*(t.to(out_dtype) for t in tensors), out=out)
+
+        monkeypatch.setattr(torch, name, wide)
+    given = {}
+
+    def launch(kernel, grid, tiles, arguments, key=(), *, rival, trial):
+        given["grid"], given["trial"] = trial()
+        rival(given["trial"])
+        rival(arguments)
+
+    monkeypatch.setattr(_triton_product, "launch", launch)
+    monkeypatch.setattr(_triton_product, "architecture", lambda: 90)
+    monkeypatch.setattr(_triton_product, "TRIAL_ROWS", 4)
+    first = torch.randn(2, 11, 7).to(dtype).mT, torch.randn(11, 5).to(dtype)
+    second = (torch.randn(11, 7).to(dtype).mT, torch.randn(2, 11, 5).to(dtype)) if pair else None
+    if shared:
+        second = (torch.randn(2, 7, 9).to(dtype), torch.randn(9, 5).to(dtype))
+        first = torch.randn(2, 7, 9).to(dtype), torch.randn(5, 9).to(dtype).mT
+    out = torch.randn(2, 7, 5)
+    truth = out.double() * add + first[0].double() @ first[1].double()
+    if second is not None:
+        truth = truth + second[0].double() @ second[1].double()
+    _triton_product.pair_product(first, second, out, add=add)
+    torch.testing.assert_close(out.double(), truth, rtol=1e-5, atol=1e-5)
+    trial = given["trial"]["out"]
+    assert trial.shape == (1, 4, 5) and given["trial"]["M"] == 4
+    assert given["grid"](_triton.Tile({"BLOCK_M": 4, "BLOCK_N": 4})) == (2, 1)
+
+
+def test_half_precision_results_have_no_rival(monkeypatch):
+    """Two calls would round twice."""
+    from fastunlearn.ops import _triton_product
+
+    seen = []
+    monkeypatch.setattr(_triton_product, "launch", lambda *a, rival, trial, **k: seen.append(rival))
+    monkeypatch.setattr(_triton_product, "architecture", lambda: 90)
+    a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 5, dtype=torch.bfloat16)
+    _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5, dtype=torch.bfloat16))
+    _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5), scale=torch.ones(4))
+    _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5))
+    assert seen == [None, None, _triton_product.library_product]
