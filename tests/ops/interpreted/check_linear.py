@@ -141,7 +141,7 @@ def test_negative_control(monkeypatch):
     """A product that forgets the second pair is found out."""
     run = _triton_product.launch
 
-    def broken(kernel, grid, tiles, arguments, key=()):
+    def broken(kernel, grid, tiles, arguments, key=(), **how):
         run(kernel, grid, tiles, {**arguments, "PAIR": False}, key)
 
     monkeypatch.setattr(_triton_product, "launch", broken)
