@@ -26,7 +26,8 @@ from triton.runtime.errors import OutOfResources
 __all__ = ["Grid", "Tile", "architecture", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
 
 _ROUNDS = 5
-_chosen: dict[str, int] = {}
+_chosen: dict[str, int] = {}  # as in the file
+_quick: dict[tuple, int] = {}  # the same by what it was chosen for: the name in the file takes a while to write out
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,14 @@ def run(kernel, grid: Grid, tile: Tile, arguments: dict) -> None:
 
 def _choose(kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, ...], key: tuple, rival) -> int:
     """The number of the tile; that of the tiles for the rival."""
+    what = (_device(), kernel.fn.__name__, key, tiles, rival is not None)
+    if what in _quick:
+        return _quick[what]
     name = json.dumps([_device(), kernel.fn.__name__, *key, [asdict(tile) for tile in tiles], *["rival"] * bool(rival)])
     if name not in _chosen:
         _chosen.update(_read())
     if name in _chosen:
-        return _chosen[name]
+        return _quick.setdefault(what, _chosen[name])
     timed = os.environ.get("FASTUNLEARN_TUNE", "1") != "0" and not torch.cuda.is_current_stream_capturing()
     seconds = {}
     grid, arguments = trial()
@@ -123,7 +127,7 @@ def _choose(kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, .
         raise RuntimeError(f"no tile of {kernel.fn.__name__} fits this GPU ({_device()})")
     _chosen[name] = min(seconds, key=seconds.get)
     _write(name)
-    return _chosen[name]
+    return _quick.setdefault(what, _chosen[name])
 
 
 def _seconds(call: Callable[[], None]) -> float:  # needs a GPU

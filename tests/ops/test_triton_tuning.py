@@ -57,6 +57,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.delenv("FASTUNLEARN_TUNE", raising=False)
     monkeypatch.setenv("FASTUNLEARN_TUNE_FILE", str(tmp_path / "kept" / "tiles.json"))
     monkeypatch.setattr(_triton, "_chosen", {})
+    monkeypatch.setattr(_triton, "_quick", {})
     monkeypatch.setattr(_triton, "run", made.run)
     monkeypatch.setattr(_triton, "_seconds", made.time)
     monkeypatch.setattr(_triton, "_device", lambda: "a GPU")
@@ -67,6 +68,7 @@ def machine(monkeypatch, tmp_path):
 def forget(monkeypatch) -> None:
     """As in a new process: only the file remembers."""
     monkeypatch.setattr(_triton, "_chosen", {})
+    monkeypatch.setattr(_triton, "_quick", {})
 
 
 def test_fastest_tile_is_taken_and_remembered(machine):
@@ -140,6 +142,7 @@ def test_a_rival_that_does_not_run_is_no_candidate(machine):
 def test_a_rival_alone_beside_one_tile(machine, monkeypatch):
     machine.seconds[0] = 0.5
     monkeypatch.setattr(_triton, "_chosen", {})
+    monkeypatch.setattr(_triton, "_quick", {})
     _triton.launch(KERNEL, lambda tile: (1,), TILES[:1], {}, ("one",), rival=machine.rival)
     assert machine.timed == [16, 0] and machine.runs[-1] == 0
 
