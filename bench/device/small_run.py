@@ -2,7 +2,7 @@
 
 import torch
 
-from fastunlearn.ops import explicit_rows, small_cholesky
+from fastunlearn.ops import explicit_rows, low_rank_apply, small_cholesky
 from fastunlearn.ops.ghost_gram import ghost_gram
 from fastunlearn.ops.null import null
 from fastunlearn.ops.weighted_gradient import weighted_gradient
@@ -33,6 +33,10 @@ for dtype in (torch.float32, torch.bfloat16, torch.int8):
         scales = torch.ones(11, -(-width // 128), device="cuda")
         explicit_rows.matvec(rows, torch.ones(width, device="cuda"), scales, backend="cuda")
         explicit_rows.rmatvec(rows, torch.ones(11, device="cuda"), scales, backend="cuda")
+    for width in (33, 64):
+        blocks, scales = torch.ones(5, 11, width, dtype=dtype, device="cuda"), torch.ones(5, 11, device="cuda")
+        low_rank_apply.dot(blocks, torch.ones(2, 5, width, device="cuda"), scales, backend="cuda")
+        low_rank_apply.combine(blocks, torch.ones(2, 5, 11, device="cuda"), scales, backend="cuda")
 for dtype in (torch.float32, torch.float64):
     good = (torch.eye(33, dtype=dtype) + 0.01).expand(3, 33, 33).clone()
     good[1, 5, 5] = -1

@@ -54,8 +54,9 @@ def test_timings(tmp_path):
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_on_a_pretended_gpu(tmp_path):
     """No time passes there; every way of ours runs, and where values are compared they agree."""
-    done = run("bench.device.check,bench.device.timings", tmp_path, device="cuda")
+    done = run("bench.device.small_run,bench.device.check,bench.device.timings", tmp_path, device="cuda")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout.startswith("done\n"), "what the sanitizers are given"
     record = json.loads((tmp_path / "check.json").read_text())
     assert record["settings"]["backends"] == ["triton", "cuda"]
     assert len(record["cases"]) > 200 and all(row["passed"] for row in record["cases"])
