@@ -19,7 +19,7 @@ from .gemm import HALVES, nt, wide_nt
 __all__ = ["HeadSource", "head_backward", "plain_head", "plain_losses", "stretch"]
 
 #: Of the logits that exist at a time, and tokens of which they do at most, by the kind of device.
-LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**31}
+LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
 TOKENS = {"cpu": 1024, "cuda": 4096}
 
 
