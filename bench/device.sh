@@ -2,12 +2,13 @@
 # Builds, checks and times everything on a bare GPU machine: Python, PyTorch with CUDA and nvcc are there, and
 # nothing can be downloaded. Each part runs alone in under eight minutes:
 #
-#   bench/device.sh build|check|tests|sanitize|time|models|large|all [FOLDER]
+#   bench/device.sh build|check|tests|sanitize|time|peers|models|large|all [FOLDER]
 #
 # check: every kernel, every dtype, against float64, also in CUDA graphs, on streams, in compiled code. tests: those of
-# tests/ops, where pytest is there. time: kernels beside their peers. models: whole products, 1B; large: 8B, and a
-# Newton direction. JSON and logs go to FOLDER, else to $OUT, else to runs/device: <gpu>-<subject>.json is what belongs into
-# bench/results, from where `python -m bench.readme_figures` takes it. Exits non-zero when a check fails.
+# tests/ops, where pytest is there. time: kernels beside PyTorch's own; peers: some of them once more, beside other
+# packages. models: whole products, 1B; large: 8B, and a Newton direction.
+# JSON and logs go to FOLDER, else to $OUT, else to runs/device: <gpu>-<subject>.json is what belongs into bench/results,
+# from where `python -m bench.readme_figures` takes it. Exits non-zero when a check fails.
 #
 # PYTHON names the interpreter that has PyTorch (default python3). WHEELS names a folder of wheels of peers to measure
 # beside (jvp-flash-attention, hessian-eigenthings, curvlinops-for-pytorch and what they need beyond PyTorch); where it
@@ -79,7 +80,7 @@ PY
 }
 
 # Peers from the folder WHEELS, for this run alone.
-peers() {
+wheels() {
     [ -n "${WHEELS:-}" ] || return 0
     installed=$(mktemp -d)
     "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$installed" "$WHEELS"/*.whl
@@ -102,15 +103,20 @@ sanitize() {
 
 time_all() {
     ensure
-    peers
     "$PYTHON" -m bench.ghost_gram --device cuda --out "$out"
     "$PYTHON" -m bench.device.timings --out "$out" --only attention --only cross-entropy --only ghost-gram \
         --only explicit-rows --only weighted-gradient --only systems --only pointwise
 }
 
+peers() {
+    ensure
+    wheels
+    "$PYTHON" -m bench.device.timings --out "$out" --only attention --only cross-entropy
+}
+
 models() {
     ensure
-    peers
+    wheels
     "$PYTHON" -m bench.device.timings --out "$out" --only hvp --only accuracy --rounds 5
 }
 
@@ -125,8 +131,9 @@ check) check ;;
 tests) tests ;;
 sanitize) sanitize ;;
 time) time_all ;;
+peers) peers ;;
 models) models ;;
 large) large ;;
-all) build; check; tests; sanitize; time_all; models; large ;;
-*) echo "usage: bench/device.sh build|check|tests|sanitize|time|models|large|all [FOLDER]" >&2; exit 2 ;;
+all) build; check; tests; sanitize; time_all; peers; models; large ;;
+*) echo "usage: bench/device.sh build|check|tests|sanitize|time|peers|models|large|all [FOLDER]" >&2; exit 2 ;;
 esac

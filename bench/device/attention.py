@@ -1,9 +1,14 @@
-"""Attention's dual forward and backward, causal, 32 heads over 8, beside the other ways to its tangents."""
+"""Attention's dual forward and backward, causal, 32 heads over 8, beside the other ways to its tangents.
+
+jvp_flash_attention tries some twenty tiles at each length, each of them compiled anew: it is left out of what comes
+after PEER_SECONDS of that. It has no second reverse pass, so no Hessian product of a model can be had by it.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import time
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -13,19 +18,21 @@ from fastunlearn.ops.attention import AttentionSpec, dual_backward, dual_forward
 
 #: Products of tiles that the two take: 2 and 5 of an ordinary attention, and 4 and 10 of its tangent.
 FORWARD, BACKWARD = 6, 15
+PEER_SECONDS = 240
 ERRORS_UP_TO = 2048  # tokens: the reference in float64 has S x T arrays
 
 
 def attention(bench: Bench) -> list[dict]:
-    cases = []
+    cases, spent = [], [0.0]
     heads, groups = (4, 2) if bench.toy else (32, 8)
-    for head in (16,) if bench.toy else (64, 128):
-        for length in (32,) if bench.toy else (2048, 4096, 8192, 16384):
-            cases.append(_case(bench, heads, groups, head, length))
+    for length in (32,) if bench.toy else (2048, 4096, 8192, 16384):
+        for head in (16,) if bench.toy else (64, 128):
+            cases.append(_case(bench, heads, groups, head, length, spent))
     return cases
 
 
-def _case(bench: Bench, heads: int, groups: int, head: int, length: int) -> dict:
+def _case(bench: Bench, heads: int, groups: int, head: int, length: int, spent: list[float]) -> dict:
+    """``spent``: seconds that the peer has had so far."""
     shapes = ((1, heads, length, head), (1, groups, length, head), (1, groups, length, head))
     values = [bench.draw(*s) for s in shapes]
     tangents = [bench.draw(1, *s) for s in shapes]
@@ -40,13 +47,16 @@ def _case(bench: Bench, heads: int, groups: int, head: int, length: int) -> dict
         "torch: double backward, math": lambda: _twice(values, plain, g),
         "torch: gradient, its own choice": lambda: _gradient(values, g),
     }  # fmt: skip
-    peer = importlib.util.find_spec("jvp_flash_attention") is not None
+    peer = importlib.util.find_spec("jvp_flash_attention") is not None and spent[0] < PEER_SECONDS
     if peer:  # it has no grouped heads: keys and values are repeated for it, outside of the clock
         many = [t.repeat_interleave(heads // t.shape[1], 1).contiguous() for t in (*values, *plain)]
         ways["jvp_flash_attention"] = lambda: flash_jvp(many, head**-0.5)
         ways["jvp_flash_attention, without TMA"] = lambda: flash_jvp(many, head**-0.5, tma=False)
-    case = {"heads": heads, "groups": groups, "head": head, "length": length,
-            "ways": {name: bench.measure(run) for name, run in ways.items()}}  # fmt: skip
+    case = {"heads": heads, "groups": groups, "head": head, "length": length, "ways": {}}
+    for name, run in ways.items():
+        start = time.monotonic()
+        case["ways"][name] = bench.measure(run)
+        spent[0] += time.monotonic() - start if name.startswith("jvp_flash") else 0.0
     pairs = 2 * heads * length * length / 2 * head  # operations of one product of tiles, half by causality
     bench.share_of_product_rate(case["ways"]["dual forward"], FORWARD * pairs)
     bench.share_of_product_rate(case["ways"]["dual backward"], BACKWARD * pairs)
