@@ -23,7 +23,9 @@ import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
-__all__ = ["Grid", "Tile", "architecture", "interpreted", "launch", "next_power_of_2", "precision", "with_device"]
+__all__ = [
+    "Grid", "Tile", "architecture", "fastest", "interpreted", "launch", "next_power_of_2", "precision", "with_device",
+]  # fmt: skip
 
 _ROUNDS = 5
 _chosen: dict[str, int] = {}  # as in the file
@@ -91,6 +93,27 @@ def launch(
         rival(arguments)
     else:
         run(kernel, grid, tiles[number], arguments)
+
+
+def fastest(name: str, ways: tuple[Callable[[], None], ...], key: tuple) -> Callable[[], None]:
+    """The way among several launches that is fastest, by timing each the first time; ``key`` as for :func:`launch`.
+
+    Every way may run several times. The first is taken where nothing is timed."""
+    if len(ways) == 1 or interpreted():
+        return ways[0]
+    known = json.dumps([_device(), name, len(ways), *key])
+    if known not in _chosen:
+        _chosen.update(_read())
+    if known not in _chosen:
+        if os.environ.get("FASTUNLEARN_TUNE", "1") == "0" or torch.cuda.is_current_stream_capturing():
+            return ways[0]
+        seconds = []
+        for way in ways:
+            way()  # compiles its kernels, and times their tiles
+            seconds.append(_seconds(way))
+        _chosen[known] = seconds.index(min(seconds))
+        _write(known)
+    return ways[_chosen[known]]
 
 
 def run(kernel, grid: Grid, tile: Tile, arguments: dict) -> None:

@@ -15,6 +15,9 @@ class Keep64(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("matmul", "__matmul__"):  # positions come in float32 beside what was kept
+            wide = any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in args)
+            args = tuple(a.double() if wide and a.dtype == torch.float32 else a for a in args)
         first = args[0] if args else None
         if isinstance(first, torch.Tensor) and first.dtype == torch.float64:
             if getattr(func, "__name__", "") == "float":

@@ -153,6 +153,35 @@ def test_no_rival_where_nothing_is_timed(machine, monkeypatch):
     assert machine.launch(rival=machine.rival) == 16 and 0 not in machine.runs
 
 
+def way_of(machine, size):
+    def way() -> None:
+        machine.runs.append(size)
+
+    return way
+
+
+def test_the_fastest_of_several_ways(machine, monkeypatch):
+    ways = tuple(way_of(machine, size) for size in (16, 32))
+    assert _triton.fastest("sweep", ways, ("bfloat16", 64)) is ways[1]
+    assert machine.timed == [16, 32]
+    forget(monkeypatch)
+    assert _triton.fastest("sweep", ways, ("bfloat16", 64)) is ways[1] and len(machine.timed) == 2
+    machine.seconds = {16: 1.0, 32: 2.0}
+    assert _triton.fastest("sweep", ways, ("bfloat16", 128)) is ways[0]
+    assert _triton.fastest("sweep", ways[1:], ("bfloat16", 64)) is ways[1], "one way: nothing to choose"
+    assert len(machine.timed) == 4
+
+
+@pytest.mark.parametrize("off", ["switched off", "recorded"])
+def test_the_first_way_where_nothing_is_timed(machine, monkeypatch, off):
+    if off == "recorded":
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    else:
+        monkeypatch.setenv("FASTUNLEARN_TUNE", "0")
+    ways = tuple(way_of(machine, size) for size in (16, 32))
+    assert _triton.fastest("sweep", ways, ()) is ways[0] and not machine.runs
+
+
 def test_no_timing_when_switched_off(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("FASTUNLEARN_TUNE", "0")
     machine.too_large = {16}

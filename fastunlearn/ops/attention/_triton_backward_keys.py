@@ -2,23 +2,25 @@
 
 All tiles are transposed (keys along rows), so that the adjoints of p and s enter their products from registers.
 WANT_K, WANT_V: one program has too few registers for the accumulators of both, so the halves are two launches.
+WANT_Q, with WANT_K: the queries' adjoints, which this program has all factors of, are added to float32 sums by atomics.
 """
 
 import triton
 import triton.language as tl
 
 from ._triton_backward import score_adjoints
-from ._triton_scores import load_rows, store_rows
+from ._triton_scores import add_rows, load_rows, store_rows
 
 
 @triton.jit
 def attention_backward_keys(
-    q, k, v, qt, kt, vt, g, h, lse, lse_rest, mean_t, delta, delta_t, gk, gv, hk, hv, mask, alibi,
+    q, k, v, qt, kt, vt, g, h, lse, lse_rest, mean_t, delta, delta_t, sum_gq, sum_hq, gk, gv, hk, hv, mask, alibi,
     q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
     qt_k, qt_b, qt_h, qt_s, kt_k, kt_b, kt_h, kt_s, vt_k, vt_b, vt_h, vt_s,
     g_k, g_b, g_h, g_s, h_k, h_b, h_h, h_s, mask_b, mask_h, mask_i, mask_j,
     B, H, G, S, T, scale, softcap, window,
-    D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr,
+    WANT_Q: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
     HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -112,6 +114,17 @@ def attention_backward_keys(
                     sum_hk = tl.dot(dst.to(x.dtype), x, sum_hk, input_precision=PRECISION)
                     if HAS_QT:
                         sum_hk = tl.dot(ds, xt, sum_hk, input_precision=PRECISION)
+            if WANT_Q:
+                across = tl.trans(ds)
+                part = tl.dot(across, keys, input_precision=PRECISION) * scale
+                if DUAL:
+                    if tangent == 0:
+                        add_rows(sum_gq + at * D, m, D, S, part, D, BLOCK_M, BLOCK_D)
+                    part = tl.dot(tl.trans(dst.to(x.dtype)), keys, input_precision=PRECISION)
+                    if HAS_KT:
+                        part = tl.dot(across, keys_t, part, input_precision=PRECISION)
+                    part = part * scale
+                add_rows(sum_hq + at_t * D, m, D, S, part, D, BLOCK_M, BLOCK_D)
     row = pair.to(tl.int64) * T
     row_t = (tangent * B * G + pair) * T
     if WANT_K:

@@ -31,6 +31,18 @@ def store_rows(base, start, stride, length, value, WIDTH: tl.constexpr, ROWS: tl
 
 
 @triton.jit
+def add_rows(base, start, stride, length, value, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Adds to rows of a float32 matrix, by atomics."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    where = base + tl.cast(start, tl.int64) * stride + row[:, None] * stride + column[None, :]
+    inside = (start + row < length)[:, None]
+    if WIDTH != COLUMNS:
+        inside = inside & (column < WIDTH)[None, :]
+    tl.atomic_add(where, value, mask=inside, sem="relaxed")
+
+
+@triton.jit
 def cap_scores(s, st, softcap, SOFTCAP: tl.constexpr, DUAL: tl.constexpr):
     """s -> c tanh(s / c), its tangent, and the slope 1 - tanh^2 (1 where there is no cap)."""
     slope = 1.0

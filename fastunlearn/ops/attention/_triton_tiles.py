@@ -47,10 +47,15 @@ _KEYS: dict[tuple[str, int], _Rows] = {
 }
 
 
+#: Of keys' and queries' adjoints in one kernel: where the larger accumulators leave it room.
+_FUSED: dict[tuple[str, int], _Rows] = {("hopper", 64): ((32, 128, 8, 2), (32, 64, 4, 2))}
+
+
 def _look_up(table: dict[tuple[str, int], _Rows], dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
     kind = "float32" if dtype == torch.float32 else "hopper" if architecture() >= 90 else "ampere"
     width = 64 if head <= 64 else 128 if head <= 128 else 256
-    return tuple(Tile({"BLOCK_M": m, "BLOCK_N": n}, warps=w, stages=s) for m, n, w, s in table[kind, width])
+    found = table.get((kind, width), ())
+    return tuple(Tile({"BLOCK_M": m, "BLOCK_N": n}, warps=w, stages=s) for m, n, w, s in found)
 
 
 def forward_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
@@ -64,3 +69,8 @@ def query_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
 def key_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
     """For one half, keys or values: both at once need twice the accumulators, and spill (24 products, not 21)."""
     return _look_up(_KEYS, dtype, head)
+
+
+def fused_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    """For keys and queries at once; none where that is not offered."""
+    return _look_up(_FUSED, dtype, head)

@@ -37,8 +37,23 @@ def both(dtype=torch.float32, **settings):
     return case, case.wide()
 
 
+@pytest.fixture(params=["apart", "fused"])
+def way(request, monkeypatch):
+    """Which of the reverse sweep's ways is taken: in the interpreter the first, and fused there is for Hopper alone."""
+    chosen = []
+    monkeypatch.setattr(kernels, "fused_tiles", lambda dtype, head: kernels._SMALL_KEYS)
+
+    def fastest(name, ways, key):
+        chosen.append([one.__name__ for one in ways])
+        return ways[["apart", "fused"].index(request.param)]
+
+    monkeypatch.setattr(kernels, "fastest", fastest)
+    yield request.param
+    assert chosen and all(names == ["apart", "fused"] for names in chosen)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_dual_pair(variant):
+def test_dual_pair(variant, way):
     settings = VARIANTS[variant]
     if settings.get("mask") is not None and settings["mask"].dim() == 4:
         settings = {**settings, "batch": 2}
@@ -55,13 +70,13 @@ def test_one_token():
 
 
 @pytest.mark.parametrize("variant", ["plain", "window, shared heads", "everything"])
-def test_one_stream(variant):
+def test_one_stream(variant, way):
     case, wide = both(**VARIANTS[variant])
     check(run_single(case, "triton"), run_single(wide, "reference"))
 
 
 @pytest.mark.parametrize("missing", [("qt",), ("kt",), ("vt",), ("qt", "kt"), ("kt", "vt"), ("h",), ("qt", "kt", "h")])
-def test_none_is_zero(missing):
+def test_none_is_zero(missing, way):
     case, wide = both(queries=20, keys=20, size=16, causal=True, count=2)
     for name in missing:
         setattr(case, name, None)
@@ -70,7 +85,7 @@ def test_none_is_zero(missing):
 
 
 @pytest.mark.parametrize("row", [0, 33])
-def test_fully_masked_rows(row):
+def test_fully_masked_rows(row, way):
     seen = torch.ones(40, 40, dtype=torch.bool)
     seen[row] = False
     case, wide = both(queries=40, keys=40, size=16, mask=seen)
@@ -101,6 +116,20 @@ def test_last_stride_not_one():
     check(run_dual(case, "triton"), run_dual(wide, "reference"))
 
 
+def test_sums_by_atomics_are_not_offered_where_runs_must_be_alike(monkeypatch):
+    monkeypatch.setattr(kernels, "fused_tiles", lambda dtype, head: kernels._SMALL_KEYS)
+    offered = []
+    monkeypatch.setattr(kernels, "fastest", lambda name, ways, key: offered.append(len(ways)) or ways[0])
+    case, _ = both(queries=20, keys=20, size=16)
+    run_dual(case, "triton")
+    torch.use_deterministic_algorithms(True)
+    try:
+        run_dual(case, "triton")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert offered == [2, 1]
+
+
 def test_same_bits_twice():
     case, _ = both(queries=40, keys=40, size=16, causal=True, count=2)
     first, second = run_dual(case, "triton"), run_dual(case, "triton")
@@ -112,8 +141,8 @@ def test_negative_control(monkeypatch):
     case, wide = both(queries=20, keys=20, size=16, softcap=0.7, logits=2.0)
     run = kernels.launch
 
-    def broken(kernel, grid, tiles, arguments, key=()):
-        run(kernel, grid, tiles, {**arguments, "softcap": 0.71}, key)
+    def broken(kernel, grid, tiles, arguments, key=(), **how):
+        run(kernel, grid, tiles, {**arguments, "softcap": 0.71}, key, **how)
 
     monkeypatch.setattr(kernels, "launch", broken)
     with pytest.raises(AssertionError):
