@@ -6,8 +6,8 @@
 Writes check.json: one row per case and result, with its error relative to the largest element of the truth, and the
 limit. Exits non-zero where a limit is passed, or where the comparison itself does not see a wrong result.
 
-Most of the time goes into compiling kernels: ``--processes 12`` shares the cases out (0: one in this process). Tiles
-are not timed (FASTUNLEARN_TUNE=0): the first that fits is checked.
+Most of the time goes into compiling kernels: ``--processes 12`` shares the cases out (0: one in this process). Nothing
+is timed: each candidate of the kernels with products is checked in its turn, of the others the first.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 if importlib.util.find_spec("pytest") is None:  # the files of cases use it to mark tests, which do not run here
     sys.modules["pytest"] = mock.MagicMock()
 
+from bench.device.choices import choices, forced
 from bench.device.record import DTYPES, Record, relative
 from bench.device.runtime import check_runtime
 from fastunlearn.microbench.harness import write_json
@@ -58,7 +59,8 @@ def check_attention(record: Record, device: str, backend: str, toy: bool) -> Non
         "bool mask, alibi": {"mask": mask, "alibi": torch.tensor([0.1, 0.2])}, "float mask": {"mask": torch.where(
             mask, 0.0, -3.0).double()},
     }  # fmt: skip
-    for size, (name, spec), dtype in itertools.product((16,) if toy else (64, 80, 128, 256), variants.items(), DTYPES):
+    sizes, numbers = (16,) if toy else (64, 80, 128, 256), choices("attention", backend)
+    for size, (name, spec), dtype, number in itertools.product(sizes, variants.items(), DTYPES, numbers):
         if size not in (16, 64) and name not in ("causal", "window, softcap"):
             continue
         if not record.takes():
@@ -68,9 +70,11 @@ def check_attention(record: Record, device: str, backend: str, toy: bool) -> Non
         if there.spec.mask is not None and there.spec.mask.dtype == torch.bool:
             object.__setattr__(there.spec, "mask", there.spec.mask.to(device))
         for kind, run in (("dual", run_dual), ("single", run_single)):
-            truth, got = run(case.wide(), "reference"), run(there, backend)
+            truth = run(case.wide(), "reference")
+            with forced(number, backend):
+                got = run(there, backend)
             names = list(got)
-            title = f"attention {kind}, head {size}, {name}"
+            title = f"attention {kind}, head {size}, {name}, candidate {number}"
             record.compare(title, dtype, got.values(), [truth[n] for n in names], names)
 
 
@@ -110,7 +114,8 @@ def check_pointwise(record: Record, device: str, backend: str, toy: bool) -> Non
 
 def check_linear(record: Record, device: str, backend: str, toy: bool) -> None:
     sizes = (9, 17, 63) if toy else (301, 513, 5003)
-    for dtype, extra in itertools.product(DTYPES, ({}, {"bias": True, "softcap": 20.0, "logit_scale": 0.5})):
+    extras, numbers = ({}, {"bias": True, "softcap": 20.0, "logit_scale": 0.5}), choices("products", backend)
+    for dtype, extra, number in itertools.product(DTYPES, extras, numbers):
         if not record.takes():
             continue
         case = head_case(*sizes, 2, dtype=dtype, **extra)
@@ -122,21 +127,24 @@ def check_linear(record: Record, device: str, backend: str, toy: bool) -> None:
                 layer = {n: moved(v, where) for n, v in {**one.layer(), "bias_t": one.bias_t}.items()}
                 sums = torch.float64 if one is full else torch.float32
                 weight = torch.zeros(2, *one.weight.shape, dtype=sums, device=where)
-                found = getattr(linear_cross_entropy, name)(*tensors, True, weight, None, **layer, backend=which)
+                with forced(number, which):
+                    found = getattr(linear_cross_entropy, name)(*tensors, True, weight, None, **layer, backend=which)
                 results.append((*found, weight))
             names = ("nll", "nll_t", "gx", "hx", "weight_out")
             names = names if count == 4 else ("nll", "nll_t", "hx", "weight_out")
-            record.compare(f"cross-entropy {name}{', capped' if extra else ''}", dtype, results[1], results[0], names)
+            title = f"cross-entropy {name}{', capped' if extra else ''}, candidate {number}"
+            record.compare(title, dtype, results[1], results[0], names)
     n, width, height = sizes
-    for dtype in DTYPES:
+    for dtype, number in itertools.product(DTYPES, numbers):
         if not record.takes():
             continue
         shapes = {"x": (n, width), "xt": (2, n, width), "g": (n, height), "h": (2, n, height)}
         x, xt, g, h = (draw(s, dtype, seed) for seed, s in enumerate(shapes.values()))
         truth = linear.weight_product(*map(wide, (x, xt, g, h)), torch.zeros(2, height, width, dtype=torch.float64))
         out = torch.zeros(2, height, width, device=device)
-        got = linear.weight_product(*(moved(t, device) for t in (x, xt, g, h)), out, backend=backend)
-        record.compare("weight product", dtype, [got], [truth], ["out"])
+        with forced(number, backend):
+            got = linear.weight_product(*(moved(t, device) for t in (x, xt, g, h)), out, backend=backend)
+        record.compare(f"weight product, candidate {number}", dtype, [got], [truth], ["out"])
 
 
 def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> None:
@@ -144,10 +152,13 @@ def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> 
     for dtype in (*DTYPES, torch.float64):
         tokens = make_tokens(lengths, 65, 130, dtype)
         for one in (backend, "triton") if device == "cuda" and dtype in DTYPES else (backend,):
-            if not record.takes():
-                continue
-            got = ghost_gram(tokens.x.to(device), tokens.g.to(device), tokens.offsets, bias=True, backend=one)
-            record.compare(f"ghost gram, {one}", dtype, [got], [dense_gram(tokens, bias=True)], ["K"], 1e-5)
+            for number in choices("gram", one):
+                if not record.takes():
+                    continue
+                with forced(number, one):
+                    got = ghost_gram(tokens.x.to(device), tokens.g.to(device), tokens.offsets, bias=True, backend=one)
+                title, truth = f"ghost gram, {one}, candidate {number}", dense_gram(tokens, bias=True)
+                record.compare(title, dtype, [got], [truth], ["K"], 1e-5)
     cases: list[tuple[str, Callable[[], None]]] = []
     for size, dtype, strided in itertools.product(
         sample_space_cases.ROWS, (torch.float32, torch.bfloat16, torch.int8), (False, True)
