@@ -7,8 +7,8 @@ from fastunlearn.ops._triton_math import tanh
 
 
 @triton.jit
-def load_rows(base, start, stride, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Rows [start, start + ROWS) of a matrix of `length` rows and WIDTH columns; what lies outside is zero."""
+def places(base, start, stride, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Addresses of rows [start, start + ROWS) of a matrix of `length` rows and WIDTH columns, and which exist."""
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     # The tile's start is added in 64 bits: a long sequence passes 2^31 elements. Inside the tile 32 bits do.
@@ -16,29 +16,26 @@ def load_rows(base, start, stride, length, WIDTH: tl.constexpr, ROWS: tl.constex
     inside = (start + row < length)[:, None]
     if WIDTH != COLUMNS:
         inside = inside & (column < WIDTH)[None, :]
+    return where, inside
+
+
+@triton.jit
+def load_rows(base, start, stride, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Those rows; what lies outside is zero."""
+    where, inside = places(base, start, stride, length, WIDTH, ROWS, COLUMNS)
     return tl.load(where, mask=inside, other=0.0)
 
 
 @triton.jit
 def store_rows(base, start, stride, length, value, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    row = tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    where = base + tl.cast(start, tl.int64) * stride + row[:, None] * stride + column[None, :]
-    inside = (start + row < length)[:, None]
-    if WIDTH != COLUMNS:
-        inside = inside & (column < WIDTH)[None, :]
+    where, inside = places(base, start, stride, length, WIDTH, ROWS, COLUMNS)
     tl.store(where, value.to(base.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def add_rows(base, start, stride, length, value, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Adds to rows of a float32 matrix, by atomics."""
-    row = tl.arange(0, ROWS)
-    column = tl.arange(0, COLUMNS)
-    where = base + tl.cast(start, tl.int64) * stride + row[:, None] * stride + column[None, :]
-    inside = (start + row < length)[:, None]
-    if WIDTH != COLUMNS:
-        inside = inside & (column < WIDTH)[None, :]
+    where, inside = places(base, start, stride, length, WIDTH, ROWS, COLUMNS)
     tl.atomic_add(where, value, mask=inside, sem="relaxed")
 
 
