@@ -51,9 +51,9 @@ cudaStream_t stream_at(std::uintptr_t address) { return reinterpret_cast<cudaStr
 using RowsTuple = std::tuple<int, std::uintptr_t, int64_t, int64_t, int64_t, std::uintptr_t, int64_t, int64_t, int64_t>;
 
 fu::ExplicitRows rows_of(const RowsTuple& t) {
-    const fu::ExplicitRows g = {std::get<0>(t), at<const void>(std::get<1>(t)),  std::get<2>(t),
-                                std::get<3>(t), std::get<4>(t), at<const float>(std::get<5>(t)),
-                                std::get<6>(t), std::get<7>(t), std::get<8>(t)};
+    const fu::ExplicitRows g = {std::get<0>(t), at<const void>(std::get<1>(t)),  std::get<2>(t), std::get<3>(t),
+                                std::get<4>(t), at<const float>(std::get<5>(t)), std::get<6>(t), std::get<7>(t),
+                                std::get<8>(t)};
     require(g.count >= 0 && g.width >= 0 && g.blocks >= 0, "rows, columns and blocks must not be negative");
     require(g.rows || g.count == 0 || g.width == 0 || g.blocks == 0, "rows must be given");
     require(!g.scales || (g.group >= 16 && g.group % 16 == 0), "group must be a multiple of 16");

@@ -165,11 +165,9 @@ __global__ void __launch_bounds__(kThreads, 4)
 // each block, are not aligned.
 template <class F>
 cudaError_t dispatch(const ExplicitRows& g, const void* vector, F f) {
-    const bool vectors_fit =
-        reinterpret_cast<std::uintptr_t>(vector) % 16 == 0 && (g.blocks == 1 || g.width % 4 == 0);
+    const bool vectors_fit = reinterpret_cast<std::uintptr_t>(vector) % 16 == 0 && (g.blocks == 1 || g.width % 4 == 0);
     const auto fits = [&](int bytes) {
-        return vectors_fit && aligned16(g.rows, g.stride, bytes) &&
-               (g.blocks == 1 || g.block_stride * bytes % 16 == 0);
+        return vectors_fit && aligned16(g.rows, g.stride, bytes) && (g.blocks == 1 || g.block_stride * bytes % 16 == 0);
     };
     const auto with = [&](auto type, auto wide) {
         const auto scaled = [&](auto yes) {
@@ -209,7 +207,7 @@ cudaError_t rows_times_vector(const ExplicitRows& g, const float* v, float* scra
         if (status != cudaSuccess) return status;
     }
     finish_kernel<<<unsigned((g.blocks * g.count + 127) / 128), 128, 0, stream>>>(scratch, parts, g.count, g.blocks,
-                                                                                 out);
+                                                                                  out);
     return cudaGetLastError();
 }
 
