@@ -210,6 +210,7 @@ def check_in_processes(record: Record, options: argparse.Namespace) -> None:
     running = []
     for number in range(options.processes):
         out = options.out / f"check-{number}"
+        (out / "check.json").unlink(missing_ok=True)  # of a run that was stopped
         command = [sys.executable, "-m", "bench.device.check", "--device", options.device, "--out", str(out),
                    "--share", str(number), str(options.processes), *(["--toy"] if options.toy else [])]  # fmt: skip
         running.append((out, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))

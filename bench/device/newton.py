@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from bench.device.measure import Bench
-from bench.device.whole_model import build, gradients
+from bench.device.whole_model import build
 from fastunlearn.microbench.shapes import make_batch
 from fastunlearn.solve import LowRankFisher
 
@@ -25,13 +25,14 @@ def newton(bench: Bench) -> list[dict]:
         fisher = LowRankFisher(model, batch, DAMPING, blocks="layer", memory=MEMORY)
         return fisher.solve_samples(ones, form="dict")
 
-    def gradient():
-        total = [torch.zeros_like(p, dtype=torch.float32) for p in model.parameters()]
+    def gradient():  # as its users add it up: in the weights' dtype, without a sum of ours beside it
+        model.zero_grad()
         for part in parts:
-            torch._foreach_add_(total, [g.float() for g in gradients(model, part)])
-        return total
+            model(**part).loss.backward()
 
-    ways = {"gradient, sdpa": bench.measure(gradient), "fastunlearn": bench.measure(direction)}
+    ways = {"gradient, sdpa": bench.measure(gradient)}
+    model.zero_grad()
+    ways["fastunlearn"] = bench.measure(direction)
     if all("seconds" in result for result in ways.values()):
         ways["fastunlearn"]["gradients"] = ways["fastunlearn"]["seconds"] / ways["gradient, sdpa"]["seconds"]
     return [{"model": name, "samples": samples, "tokens": tokens, "blocks": "layer", "memory": MEMORY, "ways": ways}]

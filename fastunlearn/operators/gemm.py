@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fastunlearn.ops._gemm import HALVES, fast, matrix_units, nt, rounded_nt, wide_bmm, wide_nt
+from fastunlearn.ops._gemm import HALVES, fast, matrix_units, nt, wide_bmm, wide_nt
 
-__all__ = ["HALVES", "FastLinears", "matrix_units", "nt", "rounded_nt", "wide_bmm", "wide_nt"]
+__all__ = ["HALVES", "FastLinears", "matrix_units", "nt", "wide_bmm", "wide_nt"]
 
 
 class _Linear(torch.autograd.Function):

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, gram, rows_gram
+from fastunlearn.ops.ghost_gram.formed import add_product, mirror_upper
 from fastunlearn.ops.weighted_gradient import weighted_gradient
 
-from .gemm import matrix_units, nt, rounded_nt, wide_bmm
+from .gemm import matrix_units, nt, wide_bmm
 from .head import HeadSource
 
 __all__ = ["EmbeddingSource", "LinearSource", "RowsSource", "Source", "by_length", "outer_sums", "source_gram",
@@ -180,28 +181,23 @@ def by_length(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return order, start + torch.arange(start.numel(), device=offsets.device), sorted_offsets
 
 
-PANEL = 128  # samples in a row panel of a symmetric product: half of the work is left out, panel by panel
-
-
 def _tiled_gram(a: list[Source], b: list[Source] | None, shape: torch.Size, memory_bytes: int) -> Tensor:
     """The Gram from formed tiles that hold all uses of the parameter at once: (m_a, m_b) float64."""
     counts = [_samples(side[0]) for side in (a, b or a)]
     total = torch.zeros(*counts, dtype=torch.float64, device=_device(a[0]))
     head = next(source for source in [*a, *(b or [])] if isinstance(source, HeadSource))
-    rounded = matrix_units(head.x)  # as in ops/ghost_gram/formed.py
-    product, dtype = (rounded_nt, torch.bfloat16) if rounded else (nt, head.lse.dtype)
+    rounded = matrix_units(head.x)
     room = memory_bytes // (1 if b is None else 2)
     step = min(tile_step(side, count, shape, room, True) for side, count in zip((a, b or a), counts, strict=True))
     if b is not None:
         sides = [tiles(side, count, shape, room, step=step) for side, count in zip((a, b), counts, strict=True)]
         for (_, tile), (_, other) in zip(*sides, strict=True):
-            total += product(tile.to(dtype), other.to(dtype)).double()
+            add_product(total, tile, other, rounded)
         return total
     for _, tile in tiles(a, counts[0], shape, room, step=step):
-        tile = tile.to(dtype)
-        for start in range(0, counts[0], PANEL):
-            total[start : start + PANEL, start:] += product(tile[start : start + PANEL], tile[start:]).double()
-    return torch.triu(total) + torch.triu(total, 1).T
+        add_product(total, tile, None, rounded)
+    mirror_upper(total)
+    return total
 
 
 def _device(source: Source) -> torch.device:
