@@ -28,7 +28,7 @@ import torch
 if importlib.util.find_spec("pytest") is None:  # the files of cases use it to mark tests, which do not run here
     sys.modules["pytest"] = mock.MagicMock()
 
-from bench.device.choices import choices, forced
+from bench.device.choices import attention_choices, choices, forced
 from bench.device.record import DTYPES, Record, relative
 from bench.device.runtime import check_runtime
 from fastunlearn.microbench.harness import write_json
@@ -59,8 +59,8 @@ def check_attention(record: Record, device: str, backend: str, toy: bool) -> Non
         "bool mask, alibi": {"mask": mask, "alibi": torch.tensor([0.1, 0.2])}, "float mask": {"mask": torch.where(
             mask, 0.0, -3.0).double()},
     }  # fmt: skip
-    sizes, numbers = (16,) if toy else (64, 80, 128, 256), choices("attention", backend)
-    for size, (name, spec), dtype, number in itertools.product(sizes, variants.items(), DTYPES, numbers):
+    sizes, chosen = (16,) if toy else (64, 80, 128, 256), attention_choices(backend)
+    for size, (name, spec), dtype, (way, number) in itertools.product(sizes, variants.items(), DTYPES, chosen):
         if size not in (16, 64) and name not in ("causal", "window, softcap"):
             continue
         if not record.takes():
@@ -71,10 +71,10 @@ def check_attention(record: Record, device: str, backend: str, toy: bool) -> Non
             object.__setattr__(there.spec, "mask", there.spec.mask.to(device))
         for kind, run in (("dual", run_dual), ("single", run_single)):
             truth = run(case.wide(), "reference")
-            with forced(number, backend):
+            with forced(number, backend, way):
                 got = run(there, backend)
             names = list(got)
-            title = f"attention {kind}, head {size}, {name}, candidate {number}"
+            title = f"attention {kind}, head {size}, {name}, {way} candidate {number}"
             record.compare(title, dtype, got.values(), [truth[n] for n in names], names)
 
 

@@ -6,35 +6,58 @@ import contextlib
 from collections.abc import Iterator
 from unittest import mock
 
-__all__ = ["choices", "forced"]
+__all__ = ["attention_choices", "choices", "forced"]
 
 #: As many as any kernel of that kind has.
-COUNTS = {"attention": 4, "products": 5, "gram": 4}
+COUNTS = {"products": 5, "gram": 4}
+#: The same for each way to attention's reverse sweep.
+ATTENTION = {"apart": 4, "fused": 2, "stored": 3, "storing": 3}
 
 
 def choices(kind: str, backend: str) -> range:
     """The numbers to force. One where there is nothing to choose: another backend, or the interpreter."""
+    return range(COUNTS[kind] if _chooses(backend) else 1)
+
+
+def attention_choices(backend: str) -> list[tuple[str, int]]:
+    """The same for attention, with the name of a way to its reverse sweep: each of them in the interpreter too."""
     if backend != "triton":
-        return range(1)
+        return [("", 0)]
+    return [(way, number) for way, count in ATTENTION.items() for number in range(count if _chooses(backend) else 1)]
+
+
+def _chooses(backend: str) -> bool:
+    if backend != "triton":
+        return False
     from fastunlearn.ops._triton import interpreted
 
-    return range(1 if interpreted() else COUNTS[kind])
+    return not interpreted()
 
 
 @contextlib.contextmanager
-def forced(number: int, backend: str) -> Iterator[None]:
-    """Every launch takes its candidate of that number, or its last."""
+def forced(number: int, backend: str, way: str = "apart") -> Iterator[None]:
+    """Every launch takes its candidate of that number, or its last, or where that is too large for this GPU the first
+    that is not; attention this way, or its first."""
     if backend != "triton":
         yield
         return
+    from triton.runtime.errors import OutOfResources
+
     from fastunlearn.ops import _triton
     from fastunlearn.ops.attention import triton as attention
 
-    def candidate(_kernel, _trial, tiles, _key, rival) -> int:
-        return min(number, len(tiles) - (rival is None))
+    def candidate(kernel, trial, tiles, _key, rival) -> int:
+        grid, arguments = trial()
+        for one in (min(number, len(tiles) - (rival is None)), *range(len(tiles))):
+            if one == len(tiles):
+                return one
+            with contextlib.suppress(OutOfResources):
+                _triton.run(kernel, grid, tiles[one], arguments)
+                return one
+        raise RuntimeError(f"no tile of {kernel.fn.__name__} fits this GPU")
 
-    def way(_name, ways, _key):
-        return ways[min(number, len(ways) - 1)]
+    def taken(_name, ways, _key):
+        return next((one for one in ways if one.__name__ == way), ways[0])
 
-    with mock.patch.object(_triton, "_choose", candidate), mock.patch.object(attention, "fastest", way):
+    with mock.patch.object(_triton, "_choose", candidate), mock.patch.object(attention, "fastest", taken):
         yield

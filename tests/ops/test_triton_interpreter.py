@@ -32,13 +32,16 @@ def why_not() -> str:
     return "the interpreter of Triton < 3.7 needs NumPy < 2.4" if old and release(numpy.__version__) >= (2, 4) else ""
 
 
+FILES = sorted((HERE / "interpreted").glob("check_*.py"))
+assert FILES
+
+
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-def test_kernels_in_the_interpreter():
-    files = sorted(map(str, (HERE / "interpreted").glob("check_*.py")))
-    assert files
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+def test_kernels_in_the_interpreter(file):
     environment = {k: v for k, v in os.environ.items() if k != "FASTUNLEARN_BACKEND"}
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout, done.stdout[-2000:]

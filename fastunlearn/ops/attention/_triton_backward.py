@@ -9,7 +9,7 @@ the second its tangent. Without DUAL there is one stream: g is then the adjoint 
 import triton
 import triton.language as tl
 
-from ._triton_scores import cap_scores, load_rows, mask_scores, store_rows
+from ._triton_scores import cap_scores, load_rows, mask_scores, products_in_parts, seen_keys, store_rows, store_tile
 
 
 @triton.jit
@@ -73,33 +73,44 @@ def score_adjoints(
 
 @triton.jit
 def attention_backward_queries(
-    q, k, v, qt, kt, vt, g, h, lse, lse_rest, mean_t, delta, delta_t, gq, hq, mask, alibi,
-    q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
+    q, k, v, qt, kt, vt, g, h, lse, lse_rest, mean_t, delta, delta_t, gq, hq, p_tiles, pt_tiles, ds_tiles, dst_tiles,
+    mask, alibi, q_b, q_h, q_s, k_b, k_h, k_s, v_b, v_h, v_s,
     qt_k, qt_b, qt_h, qt_s, kt_k, kt_b, kt_h, kt_s, vt_k, vt_b, vt_h, vt_s,
     g_k, g_b, g_h, g_s, h_k, h_b, h_h, h_s, mask_b, mask_h, mask_i, mask_j,
-    B, H, G, S, T, scale, softcap, window,
-    D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr,
+    B, H, G, S, T, row0, rows, columns, scale, softcap, window,
+    D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr, SUM: tl.constexpr, STORE: tl.constexpr, FIRST: tl.constexpr,
     HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """gq = scale ds k and hq = scale (dst k + ds kt) for one block of queries, over all keys that it sees."""
+    """For one block of queries of [row0, row0 + rows), over all keys that it sees.
+
+    SUM: gq = scale ds k and hq = scale (dst k + ds kt). STORE, if not 0: p, pt, ds and dst of every tile go to memory,
+    for _triton_sums.py, in whole grains of STORE x STORE; FIRST: p and ds too, which all tangents share. PART, without
+    SUM: how many of a head's columns are loaded at a time; 0 is all."""
     SCORES: tl.constexpr = HAS_QT or HAS_KT
-    tiles = tl.cdiv(S, BLOCK_M)
+    tiles = tl.cdiv(rows, BLOCK_M)
     head = tl.program_id(0) // tiles
-    start = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M
+    start = row0 + (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M
     tangent = tl.program_id(1).to(tl.int64)
     b, n = (head // H).to(tl.int64), (head % H).to(tl.int64)
     group = n // (H // G)
     k += b * k_b + group * k_h
     v += b * v_b + group * v_h
-    x = load_rows(q + b * q_b + n * q_h, start, q_s, S, D, BLOCK_M, BLOCK_D)
-    first = load_rows(g + tangent * g_k + b * g_b + n * g_h, start, g_s, S, E, BLOCK_M, BLOCK_E)
+    q += b * q_b + n * q_h
+    g += tangent * g_k + b * g_b + n * g_h
     if DUAL:
-        second = load_rows(h + tangent * h_k + b * h_b + n * h_h, start, h_s, S, E, BLOCK_M, BLOCK_E)
+        h += tangent * h_k + b * h_b + n * h_h
     if HAS_QT:
-        xt = load_rows(qt + tangent * qt_k + b * qt_b + n * qt_h, start, qt_s, S, D, BLOCK_M, BLOCK_D)
+        qt += tangent * qt_k + b * qt_b + n * qt_h
+    if PART == 0:
+        x = load_rows(q, start, q_s, S, D, BLOCK_M, BLOCK_D)
+        first = load_rows(g, start, g_s, S, E, BLOCK_M, BLOCK_E)
+        if DUAL:
+            second = load_rows(h, start, h_s, S, E, BLOCK_M, BLOCK_E)
+        if HAS_QT:
+            xt = load_rows(qt, start, qt_s, S, D, BLOCK_M, BLOCK_D)
     if HAS_KT:
         kt += tangent * kt_k + b * kt_b + group * kt_h
     if HAS_VT:
@@ -125,48 +136,71 @@ def attention_backward_queries(
     else:
         d = tl.load(delta + at_t + i, mask=i < S, other=0.0)[:, None]
 
-    sum_g = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    if DUAL:
-        sum_h = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    low, high = 0, T
-    if WINDOW:
-        low = tl.maximum(0, start - window + 1) // BLOCK_N * BLOCK_N
-    if CAUSAL:
-        high = tl.minimum(T, start + BLOCK_M)
-    for m in range(low, high, BLOCK_N):
-        keys = load_rows(k, m, k_s, T, D, BLOCK_N, BLOCK_D)
-        values = load_rows(v, m, v_s, T, E, BLOCK_N, BLOCK_E)
-        s = tl.dot(x, tl.trans(keys), input_precision=PRECISION) * scale
-        dp = tl.dot(first, tl.trans(values), input_precision=PRECISION)
-        st, dpt = s, dp
-        if HAS_KT:
-            keys_t = load_rows(kt, m, kt_s, T, D, BLOCK_N, BLOCK_D)
-            st = tl.dot(x, tl.trans(keys_t), input_precision=PRECISION)
-            if HAS_QT:
-                st = tl.dot(xt, tl.trans(keys), st, input_precision=PRECISION)
-        elif HAS_QT:
-            st = tl.dot(xt, tl.trans(keys), input_precision=PRECISION)
-        if SCORES:
-            st = st * scale
+    if SUM:
+        sum_g = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
         if DUAL:
-            dpt = tl.dot(second, tl.trans(values), input_precision=PRECISION)
-            if HAS_VT:
-                values_t = load_rows(vt, m, vt_s, T, E, BLOCK_N, BLOCK_E)
-                dpt = tl.dot(first, tl.trans(values_t), dpt, input_precision=PRECISION)
+            sum_h = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
+    if STORE != 0:
+        low, high = seen_keys(start // STORE * STORE, STORE, T, window, CAUSAL, WINDOW, STORE)
+        high = tl.cdiv(high, STORE) * STORE
+        tile = (head.to(tl.int64) * rows + start - row0) * columns
+    else:
+        low, high = seen_keys(start, BLOCK_M, T, window, CAUSAL, WINDOW, BLOCK_N)
+    for m in range(low, high, BLOCK_N):
+        if PART == 0:
+            keys = load_rows(k, m, k_s, T, D, BLOCK_N, BLOCK_D)
+            values = load_rows(v, m, v_s, T, E, BLOCK_N, BLOCK_E)
+            s = tl.dot(x, tl.trans(keys), input_precision=PRECISION) * scale
+            dp = tl.dot(first, tl.trans(values), input_precision=PRECISION)
+            st, dpt = s, dp
+            if HAS_KT:
+                keys_t = load_rows(kt, m, kt_s, T, D, BLOCK_N, BLOCK_D)
+                st = tl.dot(x, tl.trans(keys_t), input_precision=PRECISION)
+                if HAS_QT:
+                    st = tl.dot(xt, tl.trans(keys), st, input_precision=PRECISION)
+            elif HAS_QT:
+                st = tl.dot(xt, tl.trans(keys), input_precision=PRECISION)
+            if SCORES:
+                st = st * scale
+            if DUAL:
+                dpt = tl.dot(second, tl.trans(values), input_precision=PRECISION)
+                if HAS_VT:
+                    values_t = load_rows(vt, m, vt_s, T, E, BLOCK_N, BLOCK_E)
+                    dpt = tl.dot(first, tl.trans(values_t), dpt, input_precision=PRECISION)
+        else:
+            s, st = products_in_parts(
+                q, qt, k, kt, start, q_s, qt_s, S, m, k_s, kt_s, T, HAS_QT, HAS_KT, PRECISION, D, BLOCK_M, BLOCK_N, PART
+            )
+            dp, dpt = products_in_parts(
+                g, h, v, vt, start, g_s, h_s, S, m, v_s, vt_s, T, DUAL, HAS_VT, PRECISION, E, BLOCK_M, BLOCK_N, PART
+            )
+            s *= scale
+            st *= scale
         j = m + tl.arange(0, BLOCK_N)[None, :]
-        _, _, ds, dst = score_adjoints(
+        p, pt, ds, dst = score_adjoints(
             s, st, dp, dpt, log, rest, mean, d, dt, i[:, None], j, S, T, softcap, window, mask, mask_i, mask_j, slope,
             DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
         )  # fmt: skip
-        ds = ds.to(keys.dtype)
-        sum_g = tl.dot(ds, keys, sum_g, input_precision=PRECISION)
+        ds = ds.to(k.dtype.element_ty)
+        dst = dst.to(k.dtype.element_ty)
+        if STORE != 0:
+            if FIRST:
+                store_tile(p_tiles + tile + m, columns, p, BLOCK_M, BLOCK_N)
+                store_tile(ds_tiles + tile + m, columns, ds, BLOCK_M, BLOCK_N)
+            if DUAL:
+                store_tile(dst_tiles + tile + m, columns, dst, BLOCK_M, BLOCK_N)
+                if SCORES:
+                    store_tile(pt_tiles + tile + m, columns, pt, BLOCK_M, BLOCK_N)
+        if SUM:
+            sum_g = tl.dot(ds, keys, sum_g, input_precision=PRECISION)
+            if DUAL:
+                sum_h = tl.dot(dst, keys, sum_h, input_precision=PRECISION)
+                if HAS_KT:
+                    sum_h = tl.dot(ds, keys_t, sum_h, input_precision=PRECISION)
+    if SUM:
         if DUAL:
-            sum_h = tl.dot(dst.to(keys.dtype), keys, sum_h, input_precision=PRECISION)
-            if HAS_KT:
-                sum_h = tl.dot(ds, keys_t, sum_h, input_precision=PRECISION)
-    if DUAL:
-        if tangent == 0:
-            store_rows(gq + at * D, start, D, S, sum_g * scale, D, BLOCK_M, BLOCK_D)
-        store_rows(hq + at_t * D, start, D, S, sum_h * scale, D, BLOCK_M, BLOCK_D)
-    else:
-        store_rows(hq + at_t * D, start, D, S, sum_g * scale, D, BLOCK_M, BLOCK_D)
+            if tangent == 0:
+                store_rows(gq + at * D, start, D, S, sum_g * scale, D, BLOCK_M, BLOCK_D)
+            store_rows(hq + at_t * D, start, D, S, sum_h * scale, D, BLOCK_M, BLOCK_D)
+        else:
+            store_rows(hq + at_t * D, start, D, S, sum_g * scale, D, BLOCK_M, BLOCK_D)

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ._triton_backward import score_adjoints
-from ._triton_scores import add_rows, load_rows, store_rows
+from ._triton_scores import add_rows, load_rows, seeing_queries, store_rows
 
 
 @triton.jit
@@ -49,11 +49,7 @@ def attention_backward_keys(
         sum_gv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
         if DUAL:
             sum_hv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
-    low, high = 0, S
-    if CAUSAL:
-        low = start // BLOCK_M * BLOCK_M
-    if WINDOW:
-        high = tl.minimum(S, start + BLOCK_N - 1 + window)
+    low, high = seeing_queries(start, BLOCK_N, S, window, CAUSAL, WINDOW, BLOCK_M)
     for number in range(0, heads):
         n = group * heads + number
         slope = 0.0

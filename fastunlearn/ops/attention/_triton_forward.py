@@ -11,7 +11,7 @@ have a large common part), which would otherwise cancel between the two terms an
 import triton
 import triton.language as tl
 
-from ._triton_scores import cap_scores, load_rows, mask_scores, store_rows
+from ._triton_scores import cap_scores, load_rows, mask_scores, products_in_parts, seen_keys, store_rows
 
 
 @triton.jit
@@ -24,8 +24,10 @@ def attention_forward(
     D: tl.constexpr, E: tl.constexpr, HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
+    """o, ot, lse and mean_t of one block of queries. PART: how many of a head's columns are loaded at a time for the
+    scores; 0 is all."""
     SCORES: tl.constexpr = HAS_QT or HAS_KT  # whether the scores have a tangent
     DUAL: tl.constexpr = SCORES or HAS_VT
     tiles = tl.cdiv(S, BLOCK_M)
@@ -36,9 +38,13 @@ def attention_forward(
     group = h // (H // G)
     k += b * k_b + group * k_h
     v += b * v_b + group * v_h
-    x = load_rows(q + b * q_b + h * q_h, start, q_s, S, D, BLOCK_M, BLOCK_D)
+    q += b * q_b + h * q_h
     if HAS_QT:
-        xt = load_rows(qt + tangent * qt_k + b * qt_b + h * qt_h, start, qt_s, S, D, BLOCK_M, BLOCK_D)
+        qt += tangent * qt_k + b * qt_b + h * qt_h
+    if PART == 0:
+        x = load_rows(q, start, q_s, S, D, BLOCK_M, BLOCK_D)
+        if HAS_QT:
+            xt = load_rows(qt, start, qt_s, S, D, BLOCK_M, BLOCK_D)
     if HAS_KT:
         kt += tangent * kt_k + b * kt_b + group * kt_h
     if HAS_VT:
@@ -57,25 +63,28 @@ def attention_forward(
     sum_o = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     if DUAL:
         sum_t = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
-    first, last = 0, T
-    if WINDOW:
-        first = tl.maximum(0, start - window + 1) // BLOCK_N * BLOCK_N
-    if CAUSAL:
-        last = tl.minimum(T, start + BLOCK_M)
+    first, last = seen_keys(start, BLOCK_M, T, window, CAUSAL, WINDOW, BLOCK_N)
     for n in range(first, last, BLOCK_N):
-        y = tl.trans(load_rows(k, n, k_s, T, D, BLOCK_N, BLOCK_D))
-        s = tl.dot(x, y, input_precision=PRECISION) * scale
-        st = s
-        if SCORES:
-            if HAS_QT:
-                st = tl.dot(xt, y, input_precision=PRECISION)
-                if HAS_KT:
+        if PART == 0:
+            y = tl.trans(load_rows(k, n, k_s, T, D, BLOCK_N, BLOCK_D))
+            s = tl.dot(x, y, input_precision=PRECISION) * scale
+            st = s
+            if SCORES:
+                if HAS_QT:
+                    st = tl.dot(xt, y, input_precision=PRECISION)
+                    if HAS_KT:
+                        yt = tl.trans(load_rows(kt, n, kt_s, T, D, BLOCK_N, BLOCK_D))
+                        st = tl.dot(x, yt, st, input_precision=PRECISION)
+                else:
                     yt = tl.trans(load_rows(kt, n, kt_s, T, D, BLOCK_N, BLOCK_D))
-                    st = tl.dot(x, yt, st, input_precision=PRECISION)
-            else:
-                yt = tl.trans(load_rows(kt, n, kt_s, T, D, BLOCK_N, BLOCK_D))
-                st = tl.dot(x, yt, input_precision=PRECISION)
-            st = st * scale
+                    st = tl.dot(x, yt, input_precision=PRECISION)
+                st = st * scale
+        else:
+            s, st = products_in_parts(
+                q, qt, k, kt, start, q_s, qt_s, S, n, k_s, kt_s, T, HAS_QT, HAS_KT, PRECISION, D, BLOCK_M, BLOCK_N, PART
+            )
+            s *= scale
+            st *= scale
         s, st, _ = cap_scores(s, st, softcap, SOFTCAP, SCORES)
         j = n + tl.arange(0, BLOCK_N)[None, :]
         s = mask_scores(s, i, j, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)

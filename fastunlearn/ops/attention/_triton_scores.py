@@ -40,6 +40,61 @@ def add_rows(base, start, stride, length, value, WIDTH: tl.constexpr, ROWS: tl.c
 
 
 @triton.jit
+def store_tile(base, stride, value, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A whole tile: rows and columns that are padding have room too."""
+    row = tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    tl.store(base + row[:, None] * stride + column[None, :], value.to(base.dtype.element_ty))
+
+
+@triton.jit
+def seen_keys(start, ROWS: tl.constexpr, T, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr):
+    """From where to where queries [start, start + ROWS) see keys; the beginning is a multiple of STEP."""
+    low, high = 0, T
+    if WINDOW:
+        low = tl.maximum(0, start - window + 1) // STEP * STEP
+    if CAUSAL:
+        high = tl.minimum(T, start + ROWS)
+    return low, high
+
+
+@triton.jit
+def seeing_queries(
+    start, ROWS: tl.constexpr, S, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, STEP: tl.constexpr
+):  # fmt: skip
+    """From where to where queries see any of keys [start, start + ROWS)."""
+    low, high = 0, S
+    if CAUSAL:
+        low = start // STEP * STEP
+    if WINDOW:
+        high = tl.minimum(S, start + ROWS - 1 + window)
+    return low, high
+
+
+@triton.jit
+def products_in_parts(
+    x, xt, y, yt, start, x_s, xt_s, S, m, y_s, yt_s, T, HAS_XT: tl.constexpr, HAS_YT: tl.constexpr,
+    PRECISION: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    """x y^T and its tangent xt y^T + x yt^T, for rows from `start` of x and from `m` of y, PART of their columns at a
+    time, a divisor of WIDTH: whole rows of all four would take the registers that the results need."""
+    product = tl.zeros((ROWS, COLUMNS), tl.float32)
+    product_t = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for c in range(0, WIDTH, PART):
+        a = load_rows(x + c, start, x_s, S, PART, ROWS, PART)
+        b = tl.trans(load_rows(y + c, m, y_s, T, PART, COLUMNS, PART))
+        product = tl.dot(a, b, product, input_precision=PRECISION)
+        if HAS_XT:
+            product_t = tl.dot(
+                load_rows(xt + c, start, xt_s, S, PART, ROWS, PART), b, product_t, input_precision=PRECISION
+            )
+        if HAS_YT:
+            b = tl.trans(load_rows(yt + c, m, yt_s, T, PART, COLUMNS, PART))
+            product_t = tl.dot(a, b, product_t, input_precision=PRECISION)
+    return product, product_t
+
+
+@triton.jit
 def cap_scores(s, st, softcap, SOFTCAP: tl.constexpr, DUAL: tl.constexpr):
     """s -> c tanh(s / c), its tangent, and the slope 1 - tanh^2 (1 where there is no cap)."""
     slope = 1.0

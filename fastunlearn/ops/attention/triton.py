@@ -2,12 +2,10 @@
 
 Shapes and meaning of every function are those of reference.py. All strides are honoured where the last one is 1;
 other tensors are copied. With K tangents the primal is computed K times over (6 products of tiles per tangent forward,
-24 or 18 backward, where sharing it would need 2 + 4 K and 9 + 15 K): its tiles would not fit into registers otherwise.
+where sharing it would need 2 + 4 K): its tiles would not fit into registers otherwise. Backward: _triton_ways.py.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +13,6 @@ from torch import Tensor
 from fastunlearn.ops._triton import (
     Tile,
     fastest,
-    interpreted,
     launch,
     next_power_of_2,
     precision,
@@ -23,16 +20,12 @@ from fastunlearn.ops._triton import (
 )
 
 from ._arguments import AttentionSpec, Statistics
-from ._triton_backward import attention_backward_queries, row_products
-from ._triton_backward_keys import attention_backward_keys
+from ._triton_backward import row_products
 from ._triton_forward import attention_forward
-from ._triton_tiles import forward_tiles, fused_tiles, key_tiles, query_tiles
+from ._triton_tiles import forward_tiles
+from ._triton_ways import Sweep
 
 __all__ = ["backward", "dual_backward", "dual_forward", "forward"]
-
-# The interpreter: several tiles even for short sequences.
-_SMALL, _SMALL_KEYS = ((Tile({"BLOCK_M": m, "BLOCK_N": n}),) for m, n in ((32, 16), (16, 32)))
-
 
 def _rows(value: Tensor | None) -> Tensor | None:
     return value if value is None or value.stride(-1) == 1 or value.shape[-1] == 1 else value.contiguous()
@@ -93,7 +86,7 @@ def _forward(q, k, v, qt, kt, vt, spec, count: int):
         return o.zero_(), None if ot is None else ot.zero_(), Statistics(lse.fill_(float("-inf")), mean_t, rest.zero_())
     arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "lse_rest": rest,
                                                           "mean_t": mean_t}  # fmt: skip
-    tiles = _SMALL if interpreted() else forward_tiles(q.dtype, max(D, E))
+    tiles = forward_tiles(q.dtype, D, E)
     with with_device(q):
         launch(
             attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles, arguments,
@@ -134,67 +127,12 @@ def _backward(q, k, v, qt, kt, vt, o, ot, stats: Statistics, g, h, spec, count: 
         "E": E, "DUAL": dual, "HAS_OT": ot is not None, "BLOCK_E": arguments["BLOCK_E"],
     }  # fmt: skip
     key = (dual, *_key(arguments))
-    call = _Backward(arguments, {"gk": gk, "gv": gv, "hk": hk, "hv": hv}, gq, hq, key)
+    outputs = {"gq": gq, "gk": gk, "gv": gv, "hq": hq, "hk": hk, "hv": hv}
     with with_device(q):
         tile = (Tile({"BLOCK_M": max(1, 8192 // arguments["BLOCK_E"])}),)
         launch(row_products, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tile, rows)
-        fastest("attention_backward", call.ways(), key)()
+        fastest("attention_backward", Sweep(arguments, outputs, key).ways(), key)()
     return gq, gk, gv, hq, hk, hv
-
-
-class _Backward:
-    """The launches of one reverse sweep, in two ways.
-
-    apart    queries (9 products), keys (9), values (6): every sum by one program in one order
-    fused    keys and queries (12), values (6): the queries' sums by atomics, so that their last bits vary. Not offered
-             under torch.use_deterministic_algorithms, nor where the kernel has no tile (_triton_tiles.py)
-    """
-
-    def __init__(self, arguments: dict, outputs: dict, gq: Tensor | None, hq: Tensor, key: tuple):
-        self.arguments, self.outputs, self.gq, self.hq, self.key = arguments, outputs, gq, hq, key
-        self.dtype, self.head = arguments["q"].dtype, max(arguments["D"], arguments["E"])
-
-    def ways(self) -> tuple[Callable[[], None], ...]:
-        fusing = fused_tiles(self.dtype, self.head) and not torch.are_deterministic_algorithms_enabled()
-        return (self.apart, self.fused) if fusing else (self.apart,)
-
-    def apart(self) -> None:
-        a = self.arguments
-        tiles = _SMALL if interpreted() else query_tiles(self.dtype, self.head)
-        across = a["B"] * a["H"]
-        launch(
-            attention_backward_queries, lambda t: (-(-a["S"] // t.sizes["BLOCK_M"]) * across, len(self.hq)), tiles,
-            a | {"gq": self.gq, "hq": self.hq}, self.key,
-        )  # fmt: skip
-        tiles = _SMALL_KEYS if interpreted() else key_tiles(self.dtype, self.head)
-        for want_k in (True, False):  # keys, then values: together they would not fit into registers
-            self._keys(tiles, WANT_Q=False, WANT_K=want_k, WANT_V=not want_k)
-
-    def fused(self) -> None:
-        sums = [None if t is None else torch.zeros(t.shape, dtype=torch.float32, device=t.device)
-                for t in (self.gq, self.hq)]  # fmt: skip
-        tiles = _SMALL_KEYS if interpreted() else fused_tiles(self.dtype, self.head)
-
-        def reset() -> None:
-            for one in sums:
-                if one is not None:
-                    one.zero_()
-
-        self._keys(tiles, reset, *sums, WANT_Q=True, WANT_K=True, WANT_V=False)
-        self._keys(
-            _SMALL_KEYS if interpreted() else key_tiles(self.dtype, self.head), WANT_Q=False, WANT_K=False, WANT_V=True
-        )
-        for one, out in zip(sums, (self.gq, self.hq), strict=True):
-            if out is not None:
-                out.copy_(one)
-
-    def _keys(self, tiles, reset=None, sum_gq: Tensor | None = None, sum_hq: Tensor | None = None, **wants) -> None:
-        a = self.arguments
-        across, given = a["B"] * a["G"], {"sum_gq": sum_gq, "sum_hq": sum_hq, **wants}
-        launch(
-            attention_backward_keys, lambda t: (-(-a["T"] // t.sizes["BLOCK_N"]) * across, len(self.hq)), tiles,
-            a | self.outputs | given, (*wants.values(), *self.key), reset=reset,
-        )  # fmt: skip
 
 
 def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fastunlearn.ops.attention import _triton_stored as stored
 from fastunlearn.ops.attention import triton as kernels
 from tests.ops.attention_cases import check, error, make_case, run_dual, run_single
 
@@ -37,19 +42,19 @@ def both(dtype=torch.float32, **settings):
     return case, case.wide()
 
 
-@pytest.fixture(params=["apart", "fused"])
+@pytest.fixture(params=["apart", "fused", "stored", "storing"])
 def way(request, monkeypatch):
-    """Which of the reverse sweep's ways is taken: in the interpreter the first, and fused there is for Hopper alone."""
-    chosen = []
-    monkeypatch.setattr(kernels, "fused_tiles", lambda dtype, head: kernels._SMALL_KEYS)
+    """Which of the reverse sweep's ways is taken. What stored tiles leave out of their memory is NaN."""
+    offered = []
+    monkeypatch.setattr(stored, "_room", lambda count, like: like.new_full((count,), torch.nan))
 
     def fastest(name, ways, key):
-        chosen.append([one.__name__ for one in ways])
-        return ways[["apart", "fused"].index(request.param)]
+        offered.append([one.__name__ for one in ways])
+        return next(one for one in ways if one.__name__ == request.param)
 
     monkeypatch.setattr(kernels, "fastest", fastest)
     yield request.param
-    assert chosen and all(names == ["apart", "fused"] for names in chosen)
+    assert offered and all(request.param in names for names in offered)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -59,6 +64,44 @@ def test_dual_pair(variant, way):
         settings = {**settings, "batch": 2}
     case, wide = both(**settings)
     check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+@pytest.mark.parametrize("way", ["stored", "storing"], indirect=True)
+@pytest.mark.parametrize("room, batch, count", [(1, 1, 2), (140_000, 1, 1), (300_000, 2, 1)])
+def test_stored_in_parts(room, batch, count, way, monkeypatch):
+    """Some queries of one group's heads at a time; all of one group's; all of one batch's."""
+    monkeypatch.setattr(stored, "STORED_BYTES", room)
+    case, wide = both(batch=batch, heads=4, groups=2, queries=40, keys=40, size=16, count=count, causal=True, window=25)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+    check(run_single(case, "triton"), run_single(wide, "reference"))
+
+
+@pytest.mark.parametrize("way", ["stored"], indirect=True)
+def test_stored_in_parts_without_order(way, monkeypatch):
+    monkeypatch.setattr(stored, "STORED_BYTES", 1)
+    case, wide = both(queries=40, keys=50, size=16)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    batches=st.integers(1, 5), groups=st.integers(1, 5), grains=st.integers(1, 9), row_bytes=st.integers(1, 3000),
+    room=st.integers(1, 200_000),
+)  # fmt: skip
+def test_parts_hold_everything_once(batches, groups, grains, row_bytes, room):
+    rows, grain = 32 * grains, 32
+    with mock.patch.object(stored, "STORED_BYTES", room):
+        found = list(stored.parts(batches, groups, rows, row_bytes, grain))
+    pairs = [
+        (b, g) for one in found for b in range(one.batches.start, one.batches.stop)
+        for g in range(one.groups.start, one.groups.stop)
+    ]  # fmt: skip
+    assert sorted(pairs) == [(b, g) for b in range(batches) for g in range(groups)]
+    sizes = [(p.batches.stop - p.batches.start) * (p.groups.stop - p.groups.start) * p.rows * row_bytes for p in found]
+    assert max(sizes) == sizes[0], "memory is taken for the first"
+    assert all(p.rows % grain == 0 and p.rows <= rows for p in found)
+    assert sizes[0] <= room or (len(pairs) == len(found) and found[0].rows == grain)
+    assert all(p.batches.stop - p.batches.start == 1 or p.groups == slice(0, groups) for p in found)
 
 
 def test_one_token():
@@ -117,9 +160,13 @@ def test_last_stride_not_one():
 
 
 def test_sums_by_atomics_are_not_offered_where_runs_must_be_alike(monkeypatch):
-    monkeypatch.setattr(kernels, "fused_tiles", lambda dtype, head: kernels._SMALL_KEYS)
     offered = []
-    monkeypatch.setattr(kernels, "fastest", lambda name, ways, key: offered.append(len(ways)) or ways[0])
+
+    def fastest(name, ways, key):
+        offered.append({one.__name__ for one in ways})
+        return ways[0]
+
+    monkeypatch.setattr(kernels, "fastest", fastest)
     case, _ = both(queries=20, keys=20, size=16)
     run_dual(case, "triton")
     torch.use_deterministic_algorithms(True)
@@ -127,10 +174,11 @@ def test_sums_by_atomics_are_not_offered_where_runs_must_be_alike(monkeypatch):
         run_dual(case, "triton")
     finally:
         torch.use_deterministic_algorithms(False)
-    assert offered == [2, 1]
+    assert offered == [{"apart", "fused", "stored", "storing"}, {"apart", "stored", "storing"}]
 
 
-def test_same_bits_twice():
+@pytest.mark.parametrize("way", ["apart", "stored", "storing"], indirect=True)
+def test_same_bits_twice(way):
     case, _ = both(queries=40, keys=40, size=16, causal=True, count=2)
     first, second = run_dual(case, "triton"), run_dual(case, "triton")
     assert all(torch.equal(first[name], second[name]) for name in first)
