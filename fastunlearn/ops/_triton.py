@@ -30,6 +30,7 @@ __all__ = [
 _ROUNDS = 5
 _chosen: dict[str, int] = {}  # as in the file
 _quick: dict[tuple, int] = {}  # the same by what it was chosen for: the name in the file takes a while to write out
+_fitting: dict[tuple, int] = {}  # the first that fits the GPU, of those that were not timed
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,8 @@ def _choose(kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, .
     if name in _chosen:
         return _quick.setdefault(what, _chosen[name])
     timed = os.environ.get("FASTUNLEARN_TUNE", "1") != "0" and not torch.cuda.is_current_stream_capturing()
+    if not timed and what in _fitting:
+        return _fitting[what]
     seconds = {}
     grid, arguments = trial()
     for number, tile in enumerate(tiles):
@@ -140,7 +143,7 @@ def _choose(kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, .
         except OutOfResources:
             continue  # more shared memory than this GPU has
         if not timed:
-            return number
+            return _fitting.setdefault(what, number)
         seconds[number] = _seconds(functools.partial(run, kernel, grid, tile, arguments))
     if rival is not None and timed:
         with contextlib.suppress(RuntimeError):  # that this PyTorch cannot run: the kernel is there

@@ -58,6 +58,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTUNLEARN_TUNE_FILE", str(tmp_path / "kept" / "tiles.json"))
     monkeypatch.setattr(_triton, "_chosen", {})
     monkeypatch.setattr(_triton, "_quick", {})
+    monkeypatch.setattr(_triton, "_fitting", {})
     monkeypatch.setattr(_triton, "run", made.run)
     monkeypatch.setattr(_triton, "_seconds", made.time)
     monkeypatch.setattr(_triton, "_device", lambda: "a GPU")
@@ -67,8 +68,8 @@ def machine(monkeypatch, tmp_path):
 
 def forget(monkeypatch) -> None:
     """As in a new process: only the file remembers."""
-    monkeypatch.setattr(_triton, "_chosen", {})
-    monkeypatch.setattr(_triton, "_quick", {})
+    for kept in ("_chosen", "_quick", "_fitting"):
+        monkeypatch.setattr(_triton, kept, {})
 
 
 def test_fastest_tile_is_taken_and_remembered(machine):
@@ -187,6 +188,11 @@ def test_no_timing_when_switched_off(machine, monkeypatch, tmp_path):
     machine.too_large = {16}
     assert machine.launch() == 32, "the first that fits"
     assert not machine.timed and not (tmp_path / "kept").exists()
+    machine.runs.clear()
+    assert machine.launch() == 32 and machine.runs == [32], "found out once"
+    monkeypatch.delenv("FASTUNLEARN_TUNE")
+    machine.seconds = {32: 2.0, 64: 1.0}
+    assert machine.launch() == 64, "a guess does not count as timed"
 
 
 def test_no_timing_while_a_graph_is_recorded(machine, monkeypatch):

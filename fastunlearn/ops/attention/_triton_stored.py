@@ -1,7 +1,8 @@
 """The reverse sweep by way of memory: the scores' adjoints in tiles, then sums over them.
 
 All of p, ds and their tangents at once would be S x T arrays for every head. They go through a part of the memory that
-holds some heads, or some queries of the heads of one group, at a time; then the keys' sums are carried on in float32.
+holds some heads, or some queries of the heads of one group, at a time. Keys' sums are made for each head of queries,
+then added up over the heads that share keys; from one part of the queries to the next they are carried on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from ._triton_tiles import column_block, store_grain, store_tiles, storing_tiles
 
 __all__ = ["stored"]
 
-#: For the tiles. Larger parts are no faster, and what they save in carried sums is per cents.
-STORED_BYTES = 512 * 2**20
+#: Of a GPU's memory, for the tiles: fewer would not give all of a large GPU's processors work, the keys' least.
+STORED_SHARE = 1 / 32
+STORED_BYTES = 512 * 2**20  # at least
 #: Arguments by their axes: k tangents, b batch, h heads of queries, g those of keys.
 _AXES = {
     "q": "bh", "k": "bg", "v": "bg", "qt": "kbh", "kt": "kbg", "vt": "kbg", "g": "bh", "h": "kbh", "lse": "bh",
@@ -42,15 +44,16 @@ class Part:
     rows: int
 
 
-def parts(batches: int, groups: int, rows: int, row_bytes: int, grain: int) -> Iterator[Part]:
-    """``row_bytes``: of one query of the heads of one group. ``rows``: of queries, a multiple of the grain."""
-    fitting = STORED_BYTES // (row_bytes * rows)
+def parts(batches: int, groups: int, rows: int, row_bytes: int, grain: int, room: int) -> Iterator[Part]:
+    """``row_bytes``: of one query of the heads of one group. ``rows``: of queries, a multiple of the grain. ``room``:
+    bytes; a grain of queries of one group is taken where it is less than that."""
+    fitting = room // (row_bytes * rows)
     if fitting >= groups:
         step = fitting // groups
         for b in range(0, batches, step):
             yield Part(slice(b, min(b + step, batches)), slice(0, groups), rows)
         return
-    some = rows if fitting else max(grain, STORED_BYTES // row_bytes // grain * grain)
+    some = rows if fitting else max(grain, room // row_bytes // grain * grain)
     step = max(1, fitting)
     for b in range(batches):
         for g in range(0, groups, step):
@@ -66,13 +69,19 @@ def stored(arguments: dict, outputs: dict[str, Tensor | None], key: tuple, stori
         names += ["dst_tiles", *["pt_tiles"] * (a["HAS_QT"] or a["HAS_KT"])]
     row_bytes = len(names) * (a["H"] // a["G"]) * columns * a["q"].element_size()
     memory: dict[str, Tensor] = {}
-    for part in parts(a["B"], a["G"], rows, row_bytes, grain):
+    for part in parts(a["B"], a["G"], rows, row_bytes, grain, _bytes(a["q"])):
         heads = (part.batches.stop - part.batches.start) * (part.groups.stop - part.groups.start) * a["H"] // a["G"]
         if not memory:  # the first part is the largest
             memory = {name: _room(heads * part.rows * columns, a["q"]) for name in names}
         for number in range(len(a["h"] if a["DUAL"] else a["g"])):
             first = number == 0 or not a["DUAL"]  # the first stream's tiles are the same for all tangents
-            _Part(_views({**a, **outputs}, part, number), memory, key, storing, first).run(part.rows)
+            _Launches(_views({**a, **outputs}, part, number), memory, key, storing, first).run(part.rows)
+
+
+def _bytes(like: Tensor) -> int:
+    if not like.is_cuda:
+        return STORED_BYTES
+    return max(STORED_BYTES, int(STORED_SHARE * torch.cuda.get_device_properties(like.device).total_memory))
 
 
 def _room(count: int, like: Tensor) -> Tensor:
@@ -94,7 +103,7 @@ def _views(values: dict, part: Part, number: int) -> dict:
     return found | {"B": part.batches.stop - part.batches.start, "G": groups, "H": groups * per}
 
 
-class _Part:
+class _Launches:
     """The launches for one part and one tangent or adjoint, some queries after the others."""
 
     def __init__(self, arguments: dict, memory: dict[str, Tensor], key: tuple, storing: bool, first: bool):
@@ -103,22 +112,25 @@ class _Part:
 
     def run(self, some: int) -> None:
         a, grain = self.arguments, store_grain()
-        keys = {name: a[name] for name in ("gk", "hk", "gv", "hv") if a[name] is not None}
-        carried = some < a["S"]
-        if carried:
-            keys = {n: torch.empty(t.shape, dtype=torch.float32, device=t.device) for n, t in keys.items()}
+        keys = {name: a[name] for name in (("gk", "hk", "gv", "hv") if self.first and a["DUAL"] else ("hk", "hv"))}
+        apart = some < a["S"] or a["G"] < a["H"]
+        if apart:
+            keys = {n: self._sums_of_heads(t.shape[-1]) for n, t in keys.items()}
         for start in range(0, a["S"], some):
             rows = min(some, -(-(a["S"] - start) // grain) * grain)
             seen = min(a["T"], start + rows) if a["CAUSAL"] else a["T"]
             panel = {"row0": start, "rows": rows, "columns": -(-seen // grain) * grain}
-            self._store(panel, self.first or carried)
+            self._store(panel, self.first or some < a["S"])
             if not self.storing:
                 self._sum(panel, ("ds", "dst"), ("k", "kt"), (a["gq"], a["hq"]), False)
             self._sum(panel, ("ds", "dst"), ("q", "qt"), (keys.get("gk"), keys["hk"]), start > 0)
             self._sum(panel, ("p", "pt"), ("g", "h"), (keys.get("gv"), keys["hv"]), start > 0)
-        for name, value in keys.items() if carried else ():
-            if self.first or name[0] == "h":
-                a[name].copy_(value)
+        for name, value in keys.items() if apart else ():
+            a[name].copy_(value.unflatten(1, (a["G"], -1)).sum(2).view_as(a[name]))
+
+    def _sums_of_heads(self, width: int) -> Tensor:
+        a = self.arguments
+        return a["q"].new_empty(a["B"], a["H"], a["T"], width, dtype=torch.float32)
 
     def _store(self, panel: dict, first: bool) -> None:
         """``first``: p and ds as well, where they are not there from another tangent."""
@@ -149,7 +161,7 @@ class _Part:
             "HAS_TILES_T": tiles_t is not None, "HAS_XT": a[xt] is not None, "GRAIN": store_grain(),
             "WIDTH": width, "BLOCK_D": block,
         }  # fmt: skip
-        length, across = (a["T"], a["B"] * a["G"]) if keys else (panel["rows"], a["B"] * a["H"])
+        length, across = a["T"] if keys else panel["rows"], a["B"] * a["H"]
 
         def grid(tile: Tile) -> tuple[int, int]:
             return -(-length // tile.sizes["BLOCK_R"]) * across, -(-width // block)

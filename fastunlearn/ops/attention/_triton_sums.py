@@ -21,68 +21,59 @@ def attention_sums(
     """out = scale a x (FIRST) and out_t = scale (a_t x + a xt), a the tiles: ADDed, in float32, to what is there. One
     stream alone is out_t = scale a_t x.
 
-    Columns [BLOCK_D n, BLOCK_D (n + 1)) of x and the results are program n's, where WIDTH is a multiple of BLOCK_D.
-    KEYS: a is transposed, and one program sums over the queries of all heads of a key's group, for BLOCK_R keys (x is q
-    or g). Otherwise it sums over the keys, for BLOCK_R queries of one head (x is k)."""
-    heads = H // G
+    KEYS: a is transposed, and a program sums over a head's queries for BLOCK_R keys (x is q or g). Otherwise it sums
+    over keys for BLOCK_R queries of a head (x is k). Where WIDTH is a multiple of BLOCK_D, columns of x and the results
+    are cut likewise; the second number of the program says which are its own."""
     if KEYS:
-        length = T
+        length, reach = T, S
         blocks = tl.cdiv(T, BLOCK_R)
-        start = tl.program_id(0) % blocks * BLOCK_R
-        offset = start
+        offset = tl.program_id(0) % blocks * BLOCK_R
+        start = offset
+        low, high = seeing_queries(start // GRAIN * GRAIN, GRAIN, S, window, CAUSAL, WINDOW, GRAIN)
+        low, high = tl.maximum(low, row0), tl.minimum(high, row0 + rows)
     else:
-        length = S
+        length, reach = S, T
         blocks = rows // BLOCK_R
         offset = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_R
         start = row0 + offset
-    one = tl.program_id(0) // blocks  # KEYS: batch and key head; else batch and head
-    grain = start // GRAIN * GRAIN
-    if KEYS:
-        b, other, inner = one // G, one % G * heads, heads
-        low, high = seeing_queries(grain, GRAIN, S, window, CAUSAL, WINDOW, GRAIN)
-        low, high = tl.maximum(low, row0), tl.minimum(high, row0 + rows)
-    else:
-        b, other, inner = one // H, one % H // heads, 1
-        low, high = seen_keys(grain, GRAIN, T, window, CAUSAL, WINDOW, GRAIN)
+        low, high = seen_keys(start // GRAIN * GRAIN, GRAIN, T, window, CAUSAL, WINDOW, GRAIN)
     high = tl.cdiv(high, GRAIN) * GRAIN
-    b, column = b.to(tl.int64), tl.program_id(1) * BLOCK_D
+    head = (tl.program_id(0) // blocks).to(tl.int64)
+    b, n, column = head // H, head % H, tl.program_id(1) * BLOCK_D
+    other = n if KEYS else n // (H // G)
     HERE: tl.constexpr = BLOCK_D if WIDTH % BLOCK_D == 0 else WIDTH
-    x += b * x_b + column
+    x += b * x_b + other * x_h + column
     if HAS_XT:
-        xt += b * xt_b + column
+        xt += b * xt_b + other * xt_h + column
     total_t = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
     if FIRST:
         total = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
     r = tl.arange(0, BLOCK_R)
     step = tl.arange(0, BLOCK_L)
-    for number in range(0, inner):
-        if KEYS:
-            reach = S
-            base = (one * heads + number).to(tl.int64) * rows * columns + offset
-            where = step[:, None] * columns + r[None, :]
-        else:
-            reach = T
-            base = (one.to(tl.int64) * rows + offset) * columns
-            where = r[:, None] * columns + step[None, :]
-        n = (other + number).to(tl.int64)
-        for m in range(low, high, BLOCK_L):
-            at = base + tl.cast(m - row0, tl.int64) * columns if KEYS else base + m
-            if FIRST or HAS_XT:
-                a = tl.load(tiles + at + where)
-                if KEYS:
-                    a = tl.trans(a)
-            values = load_rows(x + n * x_h, m, x_s, reach, HERE, BLOCK_L, BLOCK_D)
-            if FIRST:
-                total = tl.dot(a, values, total, input_precision=PRECISION)
-            if HAS_TILES_T:
-                a_t = tl.load(tiles_t + at + where)
-                if KEYS:
-                    a_t = tl.trans(a_t)
-                total_t = tl.dot(a_t, values, total_t, input_precision=PRECISION)
-            if HAS_XT:
-                values_t = load_rows(xt + n * xt_h, m, xt_s, reach, HERE, BLOCK_L, BLOCK_D)
-                total_t = tl.dot(a, values_t, total_t, input_precision=PRECISION)
-    result = one.to(tl.int64) * length * WIDTH + column
+    if KEYS:
+        base = (head * rows - row0) * columns + offset
+        where = step[:, None] * columns + r[None, :]
+    else:
+        base = (head * rows + offset) * columns
+        where = r[:, None] * columns + step[None, :]
+    for m in range(low, high, BLOCK_L):
+        at = base + (tl.cast(m, tl.int64) * columns if KEYS else m)
+        if FIRST or HAS_XT:
+            a = tl.load(tiles + at + where)
+            if KEYS:
+                a = tl.trans(a)
+        values = load_rows(x, m, x_s, reach, HERE, BLOCK_L, BLOCK_D)
+        if FIRST:
+            total = tl.dot(a, values, total, input_precision=PRECISION)
+        if HAS_TILES_T:
+            a_t = tl.load(tiles_t + at + where)
+            if KEYS:
+                a_t = tl.trans(a_t)
+            total_t = tl.dot(a_t, values, total_t, input_precision=PRECISION)
+        if HAS_XT:
+            values_t = load_rows(xt, m, xt_s, reach, HERE, BLOCK_L, BLOCK_D)
+            total_t = tl.dot(a, values_t, total_t, input_precision=PRECISION)
+    result = head * length * WIDTH + column
     if FIRST:
         total *= scale
         if ADD:

@@ -59,7 +59,7 @@ _STORE: dict[tuple[str, int], _Rows] = {
 #: Of sums over them, by column_block: rows of the result, and how many terms at a time.
 _SUMS: dict[tuple[str, int], _Rows] = {
     ("hopper", 64): ((128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3)),
-    ("hopper", 128): ((128, 32, 8, 4), (128, 64, 8, 3), (128, 64, 8, 2)),
+    ("hopper", 128): ((128, 64, 8, 3), (128, 32, 8, 4), (128, 64, 8, 2)),
     ("hopper", 256): ((32, 32, 4, 3),),
     ("ampere", 64): ((64, 32, 4, 3), (64, 64, 4, 3)),
     ("ampere", 128): ((64, 32, 8, 3), (64, 64, 8, 3)),

@@ -66,8 +66,8 @@ def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
 
 
 def _key(arguments: dict) -> tuple:
-    """What the best tile depends on; lengths by powers of two, from 4096 on alike."""
-    length = min(4096, next_power_of_2(min(arguments["S"], arguments["T"])))
+    """What the best tile depends on; lengths by powers of two, from 32768 on alike."""
+    length = min(32768, next_power_of_2(min(arguments["S"], arguments["T"])))
     flags = [arguments[n] for n in ("HAS_QT", "HAS_KT", "HAS_VT", "CAUSAL", "WINDOW", "SOFTCAP", "MASK", "ALIBI")]
     return (str(arguments["q"].dtype), arguments["D"], arguments["E"], arguments["PRECISION"], length, *flags)
 
