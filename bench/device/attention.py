@@ -2,6 +2,9 @@
 
 jvp_flash_attention tries some twenty tiles at each length, each of them compiled anew: it is left out of what comes
 after PEER_SECONDS of that. It has no second reverse pass, so no Hessian product of a model can be had by it.
+
+"one way": each of our ways to the backward (fastunlearn/ops/attention/_triton_ways.py), of which "dual backward" takes
+the fastest.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import time
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.device.choices import offered_ways, one_way
 from bench.device.measure import Bench, error
 from fastunlearn.ops.attention import AttentionSpec, dual_backward, dual_forward
 
@@ -57,9 +61,14 @@ def _case(bench: Bench, heads: int, groups: int, head: int, length: int, spent: 
         start = time.monotonic()
         case["ways"][name] = bench.measure(run)
         spent[0] += time.monotonic() - start if name.startswith("jvp_flash") else 0.0
+    for name in offered_ways(backward) if bench.cuda else ():
+        with one_way(name):
+            case["ways"][f"one way: {name}"] = bench.measure(backward)
     pairs = 2 * heads * length * length / 2 * head  # operations of one product of tiles, half by causality
     bench.share_of_product_rate(case["ways"]["dual forward"], FORWARD * pairs)
-    bench.share_of_product_rate(case["ways"]["dual backward"], BACKWARD * pairs)
+    for name, way in case["ways"].items():
+        if name == "dual backward" or name.startswith("one way"):
+            bench.share_of_product_rate(way, BACKWARD * pairs)
     if length <= ERRORS_UP_TO:
         case["errors"] = _errors(values, tangents, g, spec, forward(), backward())
         if peer:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from unittest import mock
 
-__all__ = ["attention_choices", "choices", "forced"]
+__all__ = ["attention_choices", "choices", "forced", "offered_ways", "one_way"]
 
 #: As many as any kernel of that kind has.
 COUNTS = {"products": 5, "gram": 4}
@@ -44,7 +44,6 @@ def forced(number: int, backend: str, way: str = "apart") -> Iterator[None]:
     from triton.runtime.errors import OutOfResources
 
     from fastunlearn.ops import _triton
-    from fastunlearn.ops.attention import triton as attention
 
     def candidate(kernel, trial, tiles, _key, rival) -> int:
         grid, arguments = trial()
@@ -56,8 +55,29 @@ def forced(number: int, backend: str, way: str = "apart") -> Iterator[None]:
                 return one
         raise RuntimeError(f"no tile of {kernel.fn.__name__} fits this GPU")
 
-    def taken(_name, ways, _key):
+    def taken(ways: tuple) -> Callable:
         return next((one for one in ways if one.__name__ == way), ways[0])
 
-    with mock.patch.object(_triton, "_choose", candidate), mock.patch.object(attention, "fastest", taken):
+    with mock.patch.object(_triton, "_choose", candidate), _taking(taken):
         yield
+
+
+def offered_ways(run: Callable[[], object]) -> list[str]:
+    """The ways to attention's reverse sweep among which ``run`` has a choice; none where it takes another backend."""
+    names: list[str] = []
+    with _taking(lambda ways: names.extend(one.__name__ for one in ways) or ways[0]):
+        run()
+    return names
+
+
+@contextlib.contextmanager
+def one_way(name: str) -> Iterator[None]:
+    """Attention's reverse sweep goes this way, with the tiles that are fastest for it."""
+    with _taking(lambda ways: next(one for one in ways if one.__name__ == name)):
+        yield
+
+
+def _taking(choice: Callable[[tuple], Callable]) -> contextlib.AbstractContextManager:
+    from fastunlearn.ops.attention import triton as attention
+
+    return mock.patch.object(attention, "fastest", lambda _name, ways, _key: choice(ways))

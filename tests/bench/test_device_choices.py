@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("triton")
 from triton.runtime.errors import OutOfResources
 
-from bench.device.choices import attention_choices, forced
+from bench.device.choices import attention_choices, forced, offered_ways, one_way
 from fastunlearn.ops import _triton
 from fastunlearn.ops.attention import triton as attention
 
@@ -68,4 +68,8 @@ def test_a_way_is_forced_where_it_is_offered():
     for way, taken in (("stored", stored), ("fused", apart)):
         with forced(0, "triton", way):
             assert attention.fastest("attention_backward", (apart, stored), ()) is taken
+        with one_way("stored"):
+            assert attention.fastest("attention_backward", (apart, stored), ()) is stored
+    names = offered_ways(lambda: attention.fastest("attention_backward", (apart, stored), ())())
+    assert names == ["apart", "stored"] and offered_ways(lambda: None) == []
     assert ("storing", 2) in attention_choices("triton") and len(attention_choices("reference")) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.device.timings import SUBJECTS
-from tests.ops.test_triton_interpreter import why_not
+from tests.ops.interpreter import why_not
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,16 @@ the second its tangent. Without DUAL there is one stream: g is then the adjoint 
 import triton
 import triton.language as tl
 
-from ._triton_scores import cap_scores, load_rows, mask_scores, products_in_parts, seen_keys, store_rows, store_tile
+from ._triton_scores import (
+    cap_scores,
+    cut_off,
+    load_rows,
+    mask_scores,
+    products_in_parts,
+    seen_keys,
+    store_rows,
+    store_tile,
+)
 
 
 @triton.jit
@@ -44,15 +53,16 @@ def row_products(
 
 @triton.jit
 def score_adjoints(
-    s, st, dp, dpt, log, rest, mean, d, dt, i, j, S, T, softcap, window, mask, mask_i, mask_j, slope,
+    s, st, dp, dpt, log, rest, mean, d, dt, i, j, cut, S, T, softcap, window, mask, mask_i, mask_j, slope,
     DUAL: tl.constexpr, SCORES: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
     MASK: tl.constexpr, ALIBI: tl.constexpr,
 ):  # fmt: skip
     """p, its tangent, and the adjoints of the scaled products q . k in both streams, for one tile.
 
-    s, st: products and their tangents; dp, dpt: adjoints of p; log to dt: the queries' statistics, broadcast."""
+    s, st: products and their tangents; dp, dpt: adjoints of p; log to dt: the queries' statistics, broadcast; cut: of
+    cut_off."""
     raw, st, bend = cap_scores(s, st, softcap, SOFTCAP, SCORES)
-    s = mask_scores(raw, i, j, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
+    s = mask_scores(raw, i, j, cut, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
     p = tl.exp(s - tl.where(log == float("-inf"), float("inf"), log) - rest)  # a fully masked row: 0
     ds = p * (dp - d)
     pt = p
@@ -81,7 +91,7 @@ def attention_backward_queries(
     D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr, SUM: tl.constexpr, STORE: tl.constexpr, FIRST: tl.constexpr,
     HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BRANCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """For one block of queries of [row0, row0 + rows), over all keys that it sees.
@@ -177,9 +187,12 @@ def attention_backward_queries(
             s *= scale
             st *= scale
         j = m + tl.arange(0, BLOCK_N)[None, :]
+        cut = True
+        if BRANCH:
+            cut = cut_off(start, BLOCK_M, m, BLOCK_N, T, window, CAUSAL, WINDOW)
         p, pt, ds, dst = score_adjoints(
-            s, st, dp, dpt, log, rest, mean, d, dt, i[:, None], j, S, T, softcap, window, mask, mask_i, mask_j, slope,
-            DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
+            s, st, dp, dpt, log, rest, mean, d, dt, i[:, None], j, cut, S, T, softcap, window, mask, mask_i, mask_j,
+            slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
         )  # fmt: skip
         ds = ds.to(k.dtype.element_ty)
         dst = dst.to(k.dtype.element_ty)

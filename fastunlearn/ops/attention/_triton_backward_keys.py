@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ._triton_backward import score_adjoints
-from ._triton_scores import add_rows, load_rows, seeing_queries, store_rows
+from ._triton_scores import add_rows, cut_off, load_rows, seeing_queries, store_rows
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def attention_backward_keys(
     WANT_Q: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
     HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BRANCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """gk = scale ds^T q, hk = scale (dst^T q + ds^T qt), gv = p^T g, hv = pt^T g + p^T h for one block of keys."""
@@ -92,9 +92,12 @@ def attention_backward_keys(
                     mean = tl.load(mean_t + at_t + i, mask=i < S, other=0.0)[None, :]
             else:
                 d = tl.load(delta + at_t + i, mask=i < S, other=0.0)[None, :]
+            cut = True
+            if BRANCH and not WANT_Q:
+                cut = cut_off(m, BLOCK_M, start, BLOCK_N, T, window, CAUSAL, WINDOW)
             p, pt, ds, dst = score_adjoints(
-                s, st, dp, dpt, log, rest, mean, d, dt, i[None, :], j, S, T, softcap, window, mask_here, mask_i, mask_j,
-                slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
+                s, st, dp, dpt, log, rest, mean, d, dt, i[None, :], j, cut, S, T, softcap, window, mask_here, mask_i,
+                mask_j, slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
             )  # fmt: skip
             if WANT_V:
                 p = p.to(x.dtype)

@@ -11,7 +11,7 @@ have a large common part), which would otherwise cancel between the two terms an
 import triton
 import triton.language as tl
 
-from ._triton_scores import cap_scores, load_rows, mask_scores, products_in_parts, seen_keys, store_rows
+from ._triton_scores import cap_scores, cut_off, load_rows, mask_scores, products_in_parts, seen_keys, store_rows
 
 
 @triton.jit
@@ -23,7 +23,7 @@ def attention_forward(
     B, H, G, S, T, scale, softcap, window,
     D: tl.constexpr, E: tl.constexpr, HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BRANCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """o, ot, lse and mean_t of one block of queries. PART: how many of a head's columns are loaded at a time for the
@@ -87,7 +87,10 @@ def attention_forward(
             st *= scale
         s, st, _ = cap_scores(s, st, softcap, SOFTCAP, SCORES)
         j = n + tl.arange(0, BLOCK_N)[None, :]
-        s = mask_scores(s, i, j, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
+        cut = True
+        if BRANCH:
+            cut = cut_off(start, BLOCK_M, n, BLOCK_N, T, window, CAUSAL, WINDOW)
+        s = mask_scores(s, i, j, cut, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
 
         higher = tl.maximum(top, tl.max(s, 1))
         anchor = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen no key yet

@@ -108,25 +108,39 @@ def cap_scores(s, st, softcap, SOFTCAP: tl.constexpr, DUAL: tl.constexpr):
 
 
 @triton.jit
+def cut_off(
+    i, ROWS: tl.constexpr, j, COLUMNS: tl.constexpr, T, window, CAUSAL: tl.constexpr, WINDOW: tl.constexpr
+):  # fmt: skip
+    """Whether any of queries [i, i + ROWS) may not see, by its place, any of keys [j, j + COLUMNS)."""
+    found = j + COLUMNS > T
+    if CAUSAL:
+        found = found | (j + COLUMNS - 1 > i)
+    if WINDOW:
+        found = found | (j <= i + ROWS - 1 - window)
+    return found
+
+
+@triton.jit
 def mask_scores(
-    s, i, j, S, T, window, mask, mask_i, mask_j, slope,
+    s, i, j, cut, S, T, window, mask, mask_i, mask_j, slope,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
 ):  # fmt: skip
     """Adds ALiBi and a float mask; what query i may not see of key j becomes -inf. i and j broadcast to s.
 
-    MASK: 0 none, 1 bool (as bytes), 2 float. `mask` is the base of this head; mask_i, mask_j its strides."""
-    seen = (i < S) & (j < T)
-    if CAUSAL:
-        seen = seen & (j <= i)
-    if WINDOW:
-        seen = seen & (j > i - window)
+    cut: of cut_off, so that tiles that are seen whole, as most of a long sequence, spare themselves the comparisons; or
+    True. MASK: 0 none, 1 bool (as bytes), 2 float. `mask` is the base of this head; mask_i, mask_j its strides. Queries
+    beyond S count for nothing elsewhere."""
     if ALIBI:
         s = s + slope * (j - i).to(tl.float32)
     if MASK != 0:
         where = mask + i.to(tl.int64) * mask_i + j.to(tl.int64) * mask_j
         given = tl.load(where, mask=(i < S) & (j < T), other=0)
-        if MASK == 1:
-            seen = seen & (given != 0)
-        else:
-            s = s + given.to(tl.float32)
-    return tl.where(seen, s, float("-inf"))
+        s = tl.where(given != 0, s, float("-inf")) if MASK == 1 else s + given.to(tl.float32)
+    if cut:
+        seen = j < T
+        if CAUSAL:
+            seen = seen & (j <= i)
+        if WINDOW:
+            seen = seen & (j > i - window)
+        s = tl.where(seen, s, float("-inf"))
+    return s

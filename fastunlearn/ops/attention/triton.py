@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastunlearn.ops._triton import (
     Tile,
+    architecture,
     fastest,
     launch,
     next_power_of_2,
@@ -61,6 +62,7 @@ def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
         "HAS_QT": qt is not None, "HAS_KT": kt is not None, "HAS_VT": vt is not None,
         "CAUSAL": bool(spec.causal), "WINDOW": spec.window is not None, "SOFTCAP": spec.softcap is not None,
         "MASK": kind, "ALIBI": alibi is not None, "PRECISION": precision(q.dtype),
+        "BRANCH": architecture() >= 90,  # Ampere's compiled kernels spill when masks are in a branch
         "BLOCK_D": max(16, next_power_of_2(D)), "BLOCK_E": max(16, next_power_of_2(E)),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The attention kernels in the interpreter (run by tests/ops/test_triton_interpreter.py)."""
+"""The attention kernels in the interpreter (run by tests/ops/test_attention_interpreter.py)."""
 
 from __future__ import annotations
 
