@@ -12,6 +12,7 @@ import triton.language as tl
 from ._triton_scores import (
     cap_scores,
     cut_off,
+    exponential,
     load_rows,
     mask_scores,
     products_in_parts,
@@ -53,9 +54,9 @@ def row_products(
 
 @triton.jit
 def score_adjoints(
-    s, st, dp, dpt, log, rest, mean, d, dt, i, j, cut, S, T, softcap, window, mask, mask_i, mask_j, slope,
+    s, st, dp, dpt, log, rest, mean, d, dt, i, j, cut, S, T, scale, softcap, window, mask, mask_i, mask_j, slope,
     DUAL: tl.constexpr, SCORES: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
-    MASK: tl.constexpr, ALIBI: tl.constexpr,
+    MASK: tl.constexpr, ALIBI: tl.constexpr, UNSCALED: tl.constexpr,
 ):  # fmt: skip
     """p, its tangent, and the adjoints of the scaled products q . k in both streams, for one tile.
 
@@ -63,7 +64,12 @@ def score_adjoints(
     cut_off."""
     raw, st, bend = cap_scores(s, st, softcap, SOFTCAP, SCORES)
     s = mask_scores(raw, i, j, cut, S, T, window, mask, mask_i, mask_j, slope, CAUSAL, WINDOW, MASK, ALIBI)
-    p = tl.exp(s - tl.where(log == float("-inf"), float("inf"), log) - rest)  # a fully masked row: 0
+    log = tl.where(log == float("-inf"), float("inf"), log)  # a fully masked row: p = 0
+    if UNSCALED:
+        st = st * scale
+        p = exponential(s, log + rest, scale, UNSCALED)
+    else:  # first what is large
+        p = exponential(s - log, rest, scale, UNSCALED)
     ds = p * (dp - d)
     pt = p
     dst = ds
@@ -91,7 +97,7 @@ def attention_backward_queries(
     D: tl.constexpr, E: tl.constexpr, DUAL: tl.constexpr, SUM: tl.constexpr, STORE: tl.constexpr, FIRST: tl.constexpr,
     HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
-    BRANCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BRANCH: tl.constexpr, UNSCALED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """For one block of queries of [row0, row0 + rows), over all keys that it sees.
@@ -160,7 +166,7 @@ def attention_backward_queries(
         if PART == 0:
             keys = load_rows(k, m, k_s, T, D, BLOCK_N, BLOCK_D)
             values = load_rows(v, m, v_s, T, E, BLOCK_N, BLOCK_E)
-            s = tl.dot(x, tl.trans(keys), input_precision=PRECISION) * scale
+            s = tl.dot(x, tl.trans(keys), input_precision=PRECISION)
             dp = tl.dot(first, tl.trans(values), input_precision=PRECISION)
             st, dpt = s, dp
             if HAS_KT:
@@ -170,8 +176,6 @@ def attention_backward_queries(
                     st = tl.dot(xt, tl.trans(keys), st, input_precision=PRECISION)
             elif HAS_QT:
                 st = tl.dot(xt, tl.trans(keys), input_precision=PRECISION)
-            if SCORES:
-                st = st * scale
             if DUAL:
                 dpt = tl.dot(second, tl.trans(values), input_precision=PRECISION)
                 if HAS_VT:
@@ -184,6 +188,7 @@ def attention_backward_queries(
             dp, dpt = products_in_parts(
                 g, h, v, vt, start, g_s, h_s, S, m, v_s, vt_s, T, DUAL, HAS_VT, PRECISION, E, BLOCK_M, BLOCK_N, PART
             )
+        if not UNSCALED:
             s *= scale
             st *= scale
         j = m + tl.arange(0, BLOCK_N)[None, :]
@@ -191,8 +196,8 @@ def attention_backward_queries(
         if BRANCH:
             cut = cut_off(start, BLOCK_M, m, BLOCK_N, T, window, CAUSAL, WINDOW)
         p, pt, ds, dst = score_adjoints(
-            s, st, dp, dpt, log, rest, mean, d, dt, i[:, None], j, cut, S, T, softcap, window, mask, mask_i, mask_j,
-            slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
+            s, st, dp, dpt, log, rest, mean, d, dt, i[:, None], j, cut, S, T, scale, softcap, window, mask, mask_i,
+            mask_j, slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI, UNSCALED,
         )  # fmt: skip
         ds = ds.to(k.dtype.element_ty)
         dst = dst.to(k.dtype.element_ty)

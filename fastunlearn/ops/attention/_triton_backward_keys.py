@@ -23,7 +23,7 @@ def attention_backward_keys(
     WANT_Q: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
     HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
-    BRANCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BRANCH: tl.constexpr, UNSCALED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """gk = scale ds^T q, hk = scale (dst^T q + ds^T qt), gv = p^T g, hv = pt^T g + p^T h for one block of keys."""
@@ -69,7 +69,7 @@ def attention_backward_keys(
             rest = 0.0
             if lse_rest is not None:
                 rest = tl.load(lse_rest + at + i, mask=i < S, other=0.0)[None, :]
-            s = tl.dot(keys, tl.trans(x), input_precision=PRECISION) * scale
+            s = tl.dot(keys, tl.trans(x), input_precision=PRECISION)
             dp = tl.dot(values, tl.trans(first), input_precision=PRECISION)
             st, dpt = s, dp
             if HAS_QT:
@@ -79,8 +79,9 @@ def attention_backward_keys(
                     st = tl.dot(keys_t, tl.trans(x), st, input_precision=PRECISION)
             elif HAS_KT:
                 st = tl.dot(keys_t, tl.trans(x), input_precision=PRECISION)
-            if SCORES:
-                st = st * scale
+            if not UNSCALED:
+                s *= scale
+                st *= scale
             if DUAL:
                 second = load_rows(h + tangent * h_k + b * h_b + n * h_h, m, h_s, S, E, BLOCK_M, BLOCK_E)
                 dpt = tl.dot(values, tl.trans(second), input_precision=PRECISION)
@@ -96,8 +97,8 @@ def attention_backward_keys(
             if BRANCH and not WANT_Q:
                 cut = cut_off(m, BLOCK_M, start, BLOCK_N, T, window, CAUSAL, WINDOW)
             p, pt, ds, dst = score_adjoints(
-                s, st, dp, dpt, log, rest, mean, d, dt, i[None, :], j, cut, S, T, softcap, window, mask_here, mask_i,
-                mask_j, slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI,
+                s, st, dp, dpt, log, rest, mean, d, dt, i[None, :], j, cut, S, T, scale, softcap, window, mask_here,
+                mask_i, mask_j, slope, DUAL, SCORES, CAUSAL, WINDOW, SOFTCAP, MASK, ALIBI, UNSCALED,
             )  # fmt: skip
             if WANT_V:
                 p = p.to(x.dtype)

@@ -11,7 +11,16 @@ have a large common part), which would otherwise cancel between the two terms an
 import triton
 import triton.language as tl
 
-from ._triton_scores import cap_scores, cut_off, load_rows, mask_scores, products_in_parts, seen_keys, store_rows
+from ._triton_scores import (
+    cap_scores,
+    cut_off,
+    exponential,
+    load_rows,
+    mask_scores,
+    products_in_parts,
+    seen_keys,
+    store_rows,
+)
 
 
 @triton.jit
@@ -23,13 +32,15 @@ def attention_forward(
     B, H, G, S, T, scale, softcap, window,
     D: tl.constexpr, E: tl.constexpr, HAS_QT: tl.constexpr, HAS_KT: tl.constexpr, HAS_VT: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, MASK: tl.constexpr, ALIBI: tl.constexpr,
-    BRANCH: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BRANCH: tl.constexpr, UNSCALED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """o, ot, lse and mean_t of one block of queries. PART: how many of a head's columns are loaded at a time for the
     scores; 0 is all."""
     SCORES: tl.constexpr = HAS_QT or HAS_KT  # whether the scores have a tangent
     DUAL: tl.constexpr = SCORES or HAS_VT
+    # Without windows and masks every row sees a key of the first tile, and has its centre from there.
+    ONCE: tl.constexpr = BRANCH and not WINDOW and MASK == 0
     tiles = tl.cdiv(S, BLOCK_M)
     head = tl.program_id(0) // tiles
     start = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M  # causal: the longest rows first
@@ -58,16 +69,17 @@ def attention_forward(
     i = start + tl.arange(0, BLOCK_M)[:, None]
     top = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
-    moment = tl.zeros((BLOCK_M,), tl.float32)  # sum of p st
+    moment = tl.zeros((BLOCK_M,), tl.float32)  # sum of p (st - centre)
     centre = tl.zeros((BLOCK_M,), tl.float32)
     sum_o = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
     if DUAL:
         sum_t = tl.zeros((BLOCK_M, BLOCK_E), tl.float32)
+    rate = scale if UNSCALED else 1.0  # what scores and their tangents are still to be multiplied by
     first, last = seen_keys(start, BLOCK_M, T, window, CAUSAL, WINDOW, BLOCK_N)
     for n in range(first, last, BLOCK_N):
         if PART == 0:
             y = tl.trans(load_rows(k, n, k_s, T, D, BLOCK_N, BLOCK_D))
-            s = tl.dot(x, y, input_precision=PRECISION) * scale
+            s = tl.dot(x, y, input_precision=PRECISION)
             st = s
             if SCORES:
                 if HAS_QT:
@@ -78,11 +90,11 @@ def attention_forward(
                 else:
                     yt = tl.trans(load_rows(kt, n, kt_s, T, D, BLOCK_N, BLOCK_D))
                     st = tl.dot(x, yt, input_precision=PRECISION)
-                st = st * scale
         else:
             s, st = products_in_parts(
                 q, qt, k, kt, start, q_s, qt_s, S, n, k_s, kt_s, T, HAS_QT, HAS_KT, PRECISION, D, BLOCK_M, BLOCK_N, PART
             )
+        if not UNSCALED:
             s *= scale
             st *= scale
         s, st, _ = cap_scores(s, st, softcap, SOFTCAP, SCORES)
@@ -94,29 +106,32 @@ def attention_forward(
 
         higher = tl.maximum(top, tl.max(s, 1))
         anchor = tl.where(higher == float("-inf"), 0.0, higher)  # a row that has seen no key yet
-        p = tl.exp(s - anchor[:, None])
-        shrink = tl.exp(top - anchor)
+        shift = anchor * rate
+        p = exponential(s, shift[:, None], scale, UNSCALED)
+        shrink = exponential(top, shift, scale, UNSCALED)
         weight = tl.sum(p, 1)
         values = load_rows(v, n, v_s, T, E, BLOCK_N, BLOCK_E)
         if SCORES:
-            here = tl.sum(p * st, 1)
-            centre = tl.where((total == 0) & (weight > 0), here / tl.where(weight > 0, weight, 1.0), centre)
-            moment = moment * shrink + here
+            if n == first or not ONCE:
+                here = tl.sum(p * st, 1) * rate
+                centre = tl.where((total == 0) & (weight > 0), here / tl.where(weight > 0, weight, 1.0), centre)
+            moved = p * (st * rate - centre[:, None])
+            moment = moment * shrink + tl.sum(moved, 1)
         total = total * shrink + weight
         top = higher
         sum_o = tl.dot(p.to(v.dtype.element_ty), values, sum_o * shrink[:, None], input_precision=PRECISION)
         if DUAL:
             sum_t = sum_t * shrink[:, None]
             if SCORES:
-                moved = (p * (st - centre[:, None])).to(v.dtype.element_ty)
-                sum_t = tl.dot(moved, values, sum_t, input_precision=PRECISION)
+                sum_t = tl.dot(moved.to(v.dtype.element_ty), values, sum_t, input_precision=PRECISION)
             if HAS_VT:
                 values_t = load_rows(vt, n, vt_s, T, E, BLOCK_N, BLOCK_E)
                 sum_t = tl.dot(p.to(v.dtype.element_ty), values_t, sum_t, input_precision=PRECISION)
 
     share = tl.where(total > 0, 1.0 / tl.where(total > 0, total, 1.0), 0.0)  # a fully masked row: o = 0
     sum_o = sum_o * share[:, None]
-    mean = moment * share
+    moment *= share
+    top *= rate
     row = start + tl.arange(0, BLOCK_M)
     at = head.to(tl.int64) * S
     if tangent == 0:
@@ -127,7 +142,7 @@ def attention_forward(
         tl.store(lse + at + row, whole, mask=row < S)
         tl.store(lse_rest + at + row, tl.where(total > 0, log - (whole - top), 0.0), mask=row < S)
     if DUAL:
-        sum_t = sum_t * share[:, None] - (mean - centre)[:, None] * sum_o
+        sum_t = sum_t * share[:, None] - moment[:, None] * sum_o
         at += tangent * B * H * S
         store_rows(ot + at * E, start, E, S, sum_t, E, BLOCK_M, BLOCK_E)
-        tl.store(mean_t + at + row, mean, mask=row < S)
+        tl.store(mean_t + at + row, centre + moment, mask=row < S)

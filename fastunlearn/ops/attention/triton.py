@@ -40,6 +40,14 @@ def _strides(name: str, value: Tensor | None, count: int) -> dict[str, int]:
     return {f"{name}_{axis}": stride for axis, stride in zip(axes, strides, strict=True)}
 
 
+def _unscaled(dtype: torch.dtype, spec: AttentionSpec) -> bool:
+    """Whether scores can wait for their scale until the exponential: nothing is added to them, and half precision
+    forgives its rounding (_triton_scores.py)."""
+    added = spec.softcap is not None or spec.alibi is not None
+    float_mask = spec.mask is not None and spec.mask.dtype != torch.bool
+    return dtype != torch.float32 and spec.scale > 0 and not added and not float_mask
+
+
 def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
     """What all three kernels take."""
     B, H, S, D = q.shape
@@ -62,6 +70,7 @@ def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
         "HAS_QT": qt is not None, "HAS_KT": kt is not None, "HAS_VT": vt is not None,
         "CAUSAL": bool(spec.causal), "WINDOW": spec.window is not None, "SOFTCAP": spec.softcap is not None,
         "MASK": kind, "ALIBI": alibi is not None, "PRECISION": precision(q.dtype),
+        "UNSCALED": _unscaled(q.dtype, spec),
         "BRANCH": architecture() >= 90,  # Ampere's compiled kernels spill when masks are in a branch
         "BLOCK_D": max(16, next_power_of_2(D)), "BLOCK_E": max(16, next_power_of_2(E)),
     }  # fmt: skip

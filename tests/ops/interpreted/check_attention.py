@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -62,6 +64,29 @@ def test_dual_pair(variant, way):
         settings = {**settings, "batch": 2}
     case, wide = both(**settings)
     check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+@pytest.mark.parametrize("way", ["apart", "stored"], indirect=True)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_as_on_hopper_in_half_precision(variant, way, monkeypatch):
+    """Masks in a branch, and scores that wait for their scale; in float32, as the interpreter can."""
+    unscaled = kernels._unscaled
+    monkeypatch.setattr(kernels, "architecture", lambda: 90)
+    monkeypatch.setattr(kernels, "_unscaled", lambda dtype, spec: unscaled(torch.bfloat16, spec))
+    test_dual_pair(variant, way)
+
+
+def test_when_scores_wait_for_their_scale():
+    """Where nothing is added to them, in half precision."""
+    shape = {"queries": 5, "keys": 5, "size": 16}
+    seen = torch.ones(5, 5, dtype=torch.bool)
+    waits = {"plain": {}, "causal": {"causal": True, "window": 2}, "mask": {"mask": seen}}
+    for name, spec in waits.items():
+        assert kernels._unscaled(torch.float16, make_case(**shape, **spec).spec), name
+        assert not kernels._unscaled(torch.float32, make_case(**shape, **spec).spec), name
+    for spec in ({"softcap": 1.0}, {"alibi": torch.ones(2)}, {"mask": torch.zeros(5, 5, dtype=torch.float64)}):
+        assert not kernels._unscaled(torch.bfloat16, make_case(**shape, **spec).spec), spec
+    assert not kernels._unscaled(torch.bfloat16, replace(make_case(**shape).spec, scale=-0.1))
 
 
 @pytest.mark.parametrize(
