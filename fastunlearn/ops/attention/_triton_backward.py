@@ -1,6 +1,7 @@
-"""The reverse sweep of attention: two kernels, one per query block and one per key block, so that every sum is made
-by one program in one order (no atomics: the same bits on every run). Another way, where the second kernel does the
-first one's work too, by atomics, is in triton.py. Derivation: README.md of this folder.
+"""The reverse sweep of attention by blocks of queries: their adjoints, the tiles of which others are made, or both.
+
+_triton_backward_keys.py goes by blocks of keys; which kernels make up a sweep is said in _triton_ways.py. Derivation:
+README.md of this folder.
 
 DUAL: both streams. g is the adjoint of ot (no leading K), h that of o; the first stream is the ordinary gradient of g,
 the second its tangent. Without DUAL there is one stream: g is then the adjoint of o, with the leading K.
