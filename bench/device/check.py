@@ -59,8 +59,10 @@ def check_attention(record: Record, device: str, backend: str, toy: bool) -> Non
         "bool mask, alibi": {"mask": mask, "alibi": torch.tensor([0.1, 0.2])}, "float mask": {"mask": torch.where(
             mask, 0.0, -3.0).double()},
     }  # fmt: skip
-    sizes, chosen = (16,) if toy else (64, 80, 128, 256), attention_choices(backend)
-    for size, (name, spec), dtype, (way, number) in itertools.product(sizes, variants.items(), DTYPES, chosen):
+    sizes = (16,) if toy else (64, 80, 128, 256)
+    chosen = [(size, dtype, *choice) for size, dtype in itertools.product(sizes, DTYPES)
+              for choice in attention_choices(backend, dtype, size)]  # fmt: skip
+    for (size, dtype, way, number), (name, spec) in itertools.product(chosen, variants.items()):
         if size not in (16, 64) and name not in ("causal", "window, softcap"):
             continue
         if toy and way not in ("", "apart") and name != "causal":  # the interpreter's tests have the others

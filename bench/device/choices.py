@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from unittest import mock
 
+import torch
+
 __all__ = ["attention_choices", "choices", "forced", "offered_ways", "one_way"]
 
 #: As many as any kernel of that kind has.
@@ -19,11 +21,15 @@ def choices(kind: str, backend: str) -> range:
     return range(COUNTS[kind] if _chooses(backend) else 1)
 
 
-def attention_choices(backend: str) -> list[tuple[str, int]]:
-    """The same for attention, with the name of a way to its reverse sweep: each of them in the interpreter too."""
+def attention_choices(backend: str, dtype: torch.dtype, head: int) -> list[tuple[str, int]]:
+    """The same for attention, with the name of each way to its reverse sweep that such heads are offered, in the
+    interpreter too."""
     if backend != "triton":
         return [("", 0)]
-    return [(way, number) for way, count in ATTENTION.items() for number in range(count if _chooses(backend) else 1)]
+    from fastunlearn.ops.attention._triton_ways import Sweep
+
+    names = [way.__name__ for way in Sweep({"q": torch.empty(0, dtype=dtype), "D": head, "E": head}, {}, ()).ways()]
+    return [(name, number) for name in names for number in range(ATTENTION[name] if _chooses(backend) else 1)]
 
 
 def _chooses(backend: str) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 from triton.runtime.errors import OutOfResources
 
-from bench.device.choices import attention_choices, forced, offered_ways, one_way
+from bench.device.choices import ATTENTION, attention_choices, forced, offered_ways, one_way
 from fastunlearn.ops import _triton
+from fastunlearn.ops.attention import _triton_tiles as tiles
 from fastunlearn.ops.attention import triton as attention
 
 TILES = tuple(_triton.Tile({"BLOCK": size}) for size in (64, 256, 32))
@@ -72,4 +75,18 @@ def test_a_way_is_forced_where_it_is_offered():
             assert attention.fastest("attention_backward", (apart, stored), ()) is stored
     names = offered_ways(lambda: attention.fastest("attention_backward", (apart, stored), ())())
     assert names == ["apart", "stored"] and offered_ways(lambda: None) == []
-    assert ("storing", 2) in attention_choices("triton") and len(attention_choices("reference")) == 1
+
+
+def test_choices_are_what_heads_are_offered(monkeypatch):
+    """Every tile of every way, and nothing twice."""
+    monkeypatch.setattr(tiles, "architecture", lambda: 90)
+    assert attention_choices("reference", torch.bfloat16, 64) == [("", 0)]
+    narrow = attention_choices("triton", torch.bfloat16, 64)
+    assert {("fused", 1), ("storing", 2)} <= set(narrow) and len(set(narrow)) == len(narrow)
+    assert {way for way, _ in attention_choices("triton", torch.float32, 128)} == {"stored"}
+    for dtype, head in itertools.product((torch.float32, torch.bfloat16), (64, 128, 256)):
+        assert max(len(tiles.query_tiles(dtype, head)), len(tiles.key_tiles(dtype, head))) <= ATTENTION["apart"]
+        assert len(tiles.fused_tiles(dtype, head)) <= ATTENTION["fused"]
+        assert max(len(tiles.sum_tiles(dtype, head)), len(tiles.store_tiles(dtype, head, head))) <= ATTENTION["stored"]
+        assert len(tiles.forward_tiles(dtype, head, head)) <= ATTENTION["stored"]
+        assert len(tiles.storing_tiles(dtype, head)) <= ATTENTION["storing"]
