@@ -20,6 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from bench.device.machine_code import longest_loop
 from fastunlearn.ops import _triton
 
 TYPES = {
@@ -52,8 +53,9 @@ def source(kernel, arguments: dict) -> ASTSource:
     return ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
 
 
-def compile_kernel(kernel, tile: _triton.Tile, arguments: dict, architecture: int) -> dict:
-    """Registers, bytes of spilled registers, shared memory and tensor-core instructions of one kernel and tile."""
+def compile_kernel(kernel, tile: _triton.Tile, arguments: dict, architecture: int, loops: bool = False) -> dict:
+    """Registers, bytes of spilled registers, shared memory and tensor-core instructions of one kernel and tile; with
+    ``loops`` its longest loop too (machine_code.py)."""
     compiled = triton.compile(
         source(kernel, {**arguments, **tile.sizes}),
         target=GPUTarget("cuda", architecture, 32),
@@ -62,8 +64,8 @@ def compile_kernel(kernel, tile: _triton.Tile, arguments: dict, architecture: in
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        command = [str(_CUOBJDUMP), "--dump-resource-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        text = _cuobjdump("--dump-resource-usage", file.name)
+        found = {"loop": longest_loop(_cuobjdump("--dump-sass", file.name))} if loops else {}
     usage = {name: int(count) for name, count in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", text)}
     if "REG" not in usage:
         raise RuntimeError(f"cuobjdump named no registers of {kernel.fn.__name__}: {text[:300]}")
@@ -72,11 +74,16 @@ def compile_kernel(kernel, tile: _triton.Tile, arguments: dict, architecture: in
         "kernel": kernel.fn.__name__, "architecture": architecture, "tile": {**tile.sizes}, "warps": tile.warps,
         "stages": tile.stages, "registers": usage["REG"], "spilled_bytes": usage["STACK"] + usage["LOCAL"],
         "shared_bytes": compiled.metadata.shared, "wgmma": ptx.count("wgmma.mma_async"), "mma": ptx.count("mma.sync"),
+        **found,
     }  # fmt: skip
 
 
+def _cuobjdump(what: str, file: str) -> str:
+    return subprocess.run([str(_CUOBJDUMP), what, file], capture_output=True, text=True, check=True).stdout
+
+
 @contextlib.contextmanager
-def compile_only(architecture: int, every_tile: bool = False) -> Iterator[list[dict]]:
+def compile_only(architecture: int, every_tile: bool = False, loops: bool = False) -> Iterator[list[dict]]:
     """Launches inside compile instead; the list that is yielded gets one row per kernel (and per candidate tile)."""
     if _triton.interpreted():
         raise RuntimeError("TRITON_INTERPRET is set: kernels cannot be compiled in this process")
@@ -86,7 +93,7 @@ def compile_only(architecture: int, every_tile: bool = False) -> Iterator[list[d
         for number, tile in enumerate(tiles if every_tile else tiles[:1]):
             if min(grid(tile)) < 1:
                 raise RuntimeError(f"{kernel.fn.__name__} was launched over an empty grid")
-            rows.append({**compile_kernel(kernel, tile, arguments, architecture), "candidate": number})
+            rows.append({**compile_kernel(kernel, tile, arguments, architecture, loops), "candidate": number})
 
     def all_ways(_name, ways, _key=()):
         def each() -> None:

@@ -3,6 +3,7 @@
     python bench/device/aot_table.py                    writes bench/results/triton-aot.json (minutes)
     python bench/device/aot_table.py --only norm --show prints, writes nothing
     python bench/device/aot_table.py --every-tile       all candidate tiles, not the first guess alone; prints
+    python bench/device/aot_table.py --loops            instructions of the longest loops, too; prints
 
 Every kernel is compiled for sm_80 and sm_90 in float32, bfloat16 and float16, as its launcher would run it.
 """
@@ -129,11 +130,13 @@ CASES: dict[str, Callable[[torch.dtype], None]] = {
 }
 
 
-def rows(only: str = "", dtypes=tuple(DTYPES), architectures=ARCHITECTURES, every_tile=False) -> Iterator[dict]:
+def rows(
+    only: str = "", dtypes=tuple(DTYPES), architectures=ARCHITECTURES, every_tile=False, loops=False
+) -> Iterator[dict]:
     for case, launch in CASES.items():
         for dtype in dtypes if only in case else ():
             for architecture in architectures:
-                with compile_only(architecture, every_tile) as found:
+                with compile_only(architecture, every_tile, loops) as found:
                     launch(DTYPES[dtype])
                 seen: dict[tuple, int] = {}
                 for row in found:  # a kernel that is launched twice in one case is told apart by its number
@@ -144,11 +147,18 @@ def rows(only: str = "", dtypes=tuple(DTYPES), architectures=ARCHITECTURES, ever
 
 def line(row: dict) -> str:
     tile = "x".join(str(size) for size in row["tile"].values())
-    return (
+    shown = (
         f"{row['case']:32} {row['dtype']:9} sm_{row['architecture']} {row['kernel']:28} {tile:14} w{row['warps']} "
         f"s{row['stages']} registers {row['registers']:3} spilled {row['spilled_bytes']:5} B "
         f"shared {row['shared_bytes'] / 1024:5.0f} KiB wgmma {row['wgmma']:3} mma {row['mma']:3}"
     )
+    if loop := row.get("loop"):
+        most = ", ".join(f"{name} {count}" for name, count in loop.names.most_common(6))
+        shown += (
+            f" loop {loop.instructions:4} less {loop.passed_by:3}: "
+            f"{loop.issue_cycles(row['warps']):.0f} cycles of issue ({most})"
+        )
+    return shown
 
 
 def main() -> None:
@@ -157,13 +167,16 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, action="append")
     parser.add_argument("--architecture", type=int, choices=ARCHITECTURES, action="append")
     parser.add_argument("--every-tile", action="store_true")
+    parser.add_argument("--loops", action="store_true")
     parser.add_argument("--show", action="store_true", help="print only; the table is not written")
     options = parser.parse_args()
     found = []
-    for row in rows(options.only, options.dtype or DTYPES, options.architecture or ARCHITECTURES, options.every_tile):
+    dtypes, architectures = options.dtype or DTYPES, options.architecture or ARCHITECTURES
+    for row in rows(options.only, dtypes, architectures, options.every_tile, options.loops):
         found.append(row)
         print(line(row), flush=True)
-    if options.show or options.only or options.dtype or options.architecture or options.every_tile:
+    part = options.only or options.dtype or options.architecture
+    if options.show or part or options.every_tile or options.loops:
         return
     record = {"triton": triton.__version__, "rows": found}
     body = ",\n".join(json.dumps(row) for row in record["rows"])
