@@ -51,7 +51,7 @@ def forced(number: int, backend: str, way: str = "apart") -> Iterator[None]:
 
     from fastunlearn.ops import _triton
 
-    def candidate(kernel, trial, tiles, _key, rival) -> int:
+    def candidate(kernel, trial, tiles, _key, rival, _what) -> int:
         grid, arguments = trial()
         for one in (min(number, len(tiles) - (rival is None)), *range(len(tiles))):
             if one == len(tiles):

@@ -1,10 +1,10 @@
-"""How every Triton kernel here is launched: the choice of its tile sizes, and where the choice is kept.
+"""How every Triton kernel here is launched: the choice of its tile sizes by timing (kept by _triton_choices.py).
 
 A kernel comes with a few candidate tiles, best guess first, and sometimes a rival: the same by a library. On a GPU the
-first call of each kind times the candidates and keeps the winner, in memory and in a JSON file
-(``FASTUNLEARN_TUNE_FILE``, by default in Triton's cache folder).
-``FASTUNLEARN_TUNE=0`` takes the first candidate that fits the GPU instead: no timing, and the same sums on every run.
-While a CUDA graph is recorded nothing is timed. Under ``TRITON_INTERPRET=1`` tensors are on the CPU, tiles are small.
+first call of each kind times the candidates and keeps the winner, in memory and in a file.
+``FASTUNLEARN_TUNE=0`` takes the first candidate that fits the GPU instead, whatever the file says: no timing, and the
+same sums on every run. While a CUDA graph is recorded nothing is timed either, but what is known is taken.
+Under ``TRITON_INTERPRET=1`` tensors are on the CPU, tiles are small.
 """
 
 from __future__ import annotations
@@ -16,21 +16,26 @@ import os
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
 import triton
 from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
+from . import _triton_choices as choices
+
 __all__ = [
-    "Grid", "Tile", "architecture", "fastest", "interpreted", "launch", "next_power_of_2", "precision", "with_device",
+    "Grid", "NoTileFits", "Tile", "architecture", "fastest", "hopper", "interpreted", "launch", "next_power_of_2",
+    "precision", "with_device",
 ]  # fmt: skip
 
 _ROUNDS = 5
-_chosen: dict[str, int] = {}  # as in the file
-_quick: dict[tuple, int] = {}  # the same by what it was chosen for: the name in the file takes a while to write out
+_quick: dict[tuple, int] = {}  # choices by what they were made for: the name in the file takes a while to write out
 _fitting: dict[tuple, int] = {}  # the first that fits the GPU, of those that were not timed
+
+
+class NoTileFits(RuntimeError):
+    """All tiles of a kernel need more shared memory or registers than the GPU has."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,21 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@functools.cache
 def architecture() -> int:
     """80 for compute capability 8.0, 90 for 9.0, and so on, of the current GPU; 80 in the interpreter."""
-    if interpreted():
-        return 80
-    major, minor = torch.cuda.get_device_capability()
+    return 80 if interpreted() else _architecture(torch.cuda.current_device())
+
+
+@functools.cache
+def _architecture(device: int) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+def hopper() -> bool:
+    """Whether the current GPU takes tiles made for Hopper, as GPUs for data centres from 9.0 on do. Those of 12.x have
+    the shared memory and the products of Ampere's desktop GPUs."""
+    return 90 <= architecture() < 120
 
 
 def next_power_of_2(value: int) -> int:
@@ -62,7 +75,9 @@ def next_power_of_2(value: int) -> int:
 
 def precision(dtype: torch.dtype) -> str:
     """How float32 products are made: three TF32 products (float32 accuracy), or one where PyTorch is allowed to."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    # Not allow_tf32: reading that is an error once somebody has used the newer switch. This one follows both.
+    allowed = dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if allowed else "tf32x3"
 
 
 def with_device(tensor: Tensor) -> contextlib.AbstractContextManager:
@@ -84,37 +99,62 @@ def launch(
     the kernel and the GPU. A kernel that is timed runs several times: one that adds to what it writes needs ``reset``,
     which sets that to zero and is called before the run that counts, or ``trial``, which gives a grid and arguments to
     time with in its place. ``rival(arguments)`` computes the same by a library, and is one more candidate.
+    Raises :class:`NoTileFits`.
     """
-    number = 0
-    if (len(tiles) > 1 or rival is not None) and not interpreted():
-        number = _choose(kernel, trial or (lambda: (grid, arguments)), tiles, key, rival)
+    number: int | None = 0
+    what = (kernel.fn.__name__, key, tiles, rival is not None)
+    if not interpreted():
+        what = (_device(), *what)
+        if len(tiles) > 1 or rival is not None:
+            number = _choose(kernel, trial or (lambda: (grid, arguments)), tiles, key, rival, what)
     if reset is not None:
         reset()
     if number == len(tiles):
         rival(arguments)
-    else:
+    elif number is not None and len(tiles) > 1:
         run(kernel, grid, tiles[number], arguments)
+    else:
+        _run_first_that_fits(kernel, grid, tiles, arguments, what)
 
 
 def fastest(name: str, ways: tuple[Callable[[], None], ...], key: tuple) -> Callable[[], None]:
     """The way among several launches that is fastest, by timing each the first time; ``key`` as for :func:`launch`.
 
-    Every way may run several times. The first is taken where nothing is timed."""
+    Every way may run several times. Where nothing is timed, the first is taken that has tiles for this GPU. A way that
+    does not run for want of memory is not taken this time; the choice is then not kept."""
     if len(ways) == 1 or interpreted():
         return ways[0]
     known = json.dumps([_device(), name, len(ways), *key])
-    if known not in _chosen:
-        _chosen.update(_read())
-    if known not in _chosen:
-        if os.environ.get("FASTUNLEARN_TUNE", "1") == "0" or torch.cuda.is_current_stream_capturing():
-            return ways[0]
-        seconds = []
-        for way in ways:
+    if not _tuned():
+        return functools.partial(_first_with_tiles, ways)
+    if (number := choices.get(known)) is not None:
+        return ways[number]
+    if torch.cuda.is_current_stream_capturing():
+        return functools.partial(_first_with_tiles, ways)
+    seconds: dict[int, float] = {}
+    failed: Exception | None = None
+    short_of_memory = False
+    for number, way in enumerate(ways):
+        try:
             way()  # compiles its kernels, and times their tiles
-            seconds.append(_seconds(way))
-        _chosen[known] = seconds.index(min(seconds))
-        _write(known)
-    return ways[_chosen[known]]
+            seconds[number] = _seconds(way)
+        except NoTileFits as error:
+            failed = error
+        except torch.OutOfMemoryError as error:
+            failed, short_of_memory = error, True
+    if not seconds:
+        raise failed
+    best = min(seconds, key=seconds.get)
+    if not short_of_memory:
+        choices.keep(known, best)
+    return ways[best]
+
+
+def _first_with_tiles(ways: tuple[Callable[[], None], ...]) -> None:
+    for way in ways[:-1]:
+        with contextlib.suppress(NoTileFits):
+            return way()
+    return ways[-1]()
 
 
 def run(kernel, grid: Grid, tile: Tile, arguments: dict) -> None:
@@ -122,38 +162,51 @@ def run(kernel, grid: Grid, tile: Tile, arguments: dict) -> None:
     kernel[grid(tile)](**arguments, **tile.sizes, num_warps=tile.warps, num_stages=tile.stages)
 
 
-def _choose(kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, ...], key: tuple, rival) -> int:
-    """The number of the tile; that of the tiles for the rival."""
-    what = (_device(), kernel.fn.__name__, key, tiles, rival is not None)
-    if what in _quick:
-        return _quick[what]
-    name = json.dumps([_device(), kernel.fn.__name__, *key, [asdict(tile) for tile in tiles], *["rival"] * bool(rival)])
-    if name not in _chosen:
-        _chosen.update(_read())
-    if name in _chosen:
-        return _quick.setdefault(what, _chosen[name])
-    timed = os.environ.get("FASTUNLEARN_TUNE", "1") != "0" and not torch.cuda.is_current_stream_capturing()
-    if not timed and what in _fitting:
-        return _fitting[what]
-    seconds = {}
-    grid, arguments = trial()
+def _run_first_that_fits(kernel, grid: Grid, tiles: tuple[Tile, ...], arguments: dict, what: tuple) -> None:
+    if what in _fitting:
+        return run(kernel, grid, tiles[_fitting[what]], arguments)
     for number, tile in enumerate(tiles):
         try:
             run(kernel, grid, tile, arguments)
         except OutOfResources:
-            continue  # more shared memory than this GPU has
-        if not timed:
-            return _fitting.setdefault(what, number)
-        seconds[number] = _seconds(functools.partial(run, kernel, grid, tile, arguments))
-    if rival is not None and timed:
+            continue  # nothing was launched
+        _fitting[what] = number
+        return None
+    raise NoTileFits(f"no tile of {kernel.fn.__name__} fits this GPU ({_device()})")
+
+
+def _tuned() -> bool:
+    return os.environ.get("FASTUNLEARN_TUNE", "1") != "0"
+
+
+def _choose(
+    kernel, trial: Callable[[], tuple[Grid, dict]], tiles: tuple[Tile, ...], key: tuple, rival, what: tuple
+) -> int | None:
+    """The number of the tile; that of the tiles for the rival; None where nothing is known and nothing may be timed."""
+    if not _tuned():
+        return None
+    if what in _quick:
+        return _quick[what]
+    name = json.dumps([_device(), kernel.fn.__name__, *key, [asdict(tile) for tile in tiles], *["rival"] * bool(rival)])
+    if (number := choices.get(name)) is not None:
+        return _quick.setdefault(what, number)
+    if torch.cuda.is_current_stream_capturing():
+        return None
+    seconds = {}
+    grid, arguments = trial()
+    for number, tile in enumerate(tiles):
+        with contextlib.suppress(OutOfResources):  # more shared memory than this GPU has
+            run(kernel, grid, tile, arguments)
+            seconds[number] = _seconds(functools.partial(run, kernel, grid, tile, arguments))
+    if rival is not None:
         with contextlib.suppress(RuntimeError):  # that this PyTorch cannot run: the kernel is there
             rival(arguments)
             seconds[len(tiles)] = _seconds(functools.partial(rival, arguments))
     if not seconds:
-        raise RuntimeError(f"no tile of {kernel.fn.__name__} fits this GPU ({_device()})")
-    _chosen[name] = min(seconds, key=seconds.get)
-    _write(name)
-    return _quick.setdefault(what, _chosen[name])
+        raise NoTileFits(f"no tile of {kernel.fn.__name__} fits this GPU ({_device()})")
+    best = min(seconds, key=seconds.get)
+    choices.keep(name, best)
+    return _quick.setdefault(what, best)
 
 
 def _seconds(call: Callable[[], None]) -> float:  # needs a GPU
@@ -168,29 +221,10 @@ def _seconds(call: Callable[[], None]) -> float:  # needs a GPU
     return statistics.median(times)
 
 
+def _device() -> str:
+    return _device_name(torch.cuda.current_device())
+
+
 @functools.cache
-def _device() -> str:  # needs a GPU
-    return f"{torch.cuda.get_device_name()} / triton {triton.__version__}"
-
-
-def _file() -> Path:
-    named = os.environ.get("FASTUNLEARN_TUNE_FILE")
-    return Path(named) if named else Path(triton.knobs.cache.dir) / "fastunlearn-tiles.json"
-
-
-def _read() -> dict[str, int]:
-    try:
-        return {str(k): int(v) for k, v in json.loads(_file().read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError):
-        return {}  # no file yet, or one that is not ours: the tiles are timed again
-
-
-def _write(name: str) -> None:
-    path = _file()
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({**_read(), name: _chosen[name]}, indent=1), encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        pass  # a read-only home: the choice is kept in memory, and timed again next time
+def _device_name(device: int) -> str:  # needs a GPU
+    return f"{torch.cuda.get_device_name(device)} / triton {triton.__version__}"

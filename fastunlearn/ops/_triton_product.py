@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._triton import Grid, Tile, architecture, interpreted, launch, precision, with_device
+from ._triton import Grid, Tile, hopper, interpreted, launch, precision, with_device
 
 __all__ = ["accumulate", "banded", "library_product", "pair_product"]
 
@@ -89,7 +89,7 @@ def _tiles(dtype: torch.dtype) -> tuple[Tile, ...]:
         return (tile(64, 64, 32, 4, 1),)
     if dtype == torch.float32:
         return tile(64, 64, 32, 4, 2), tile(32, 64, 32, 4, 2)
-    if architecture() >= 90:
+    if hopper():
         return tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 4), tile(128, 128, 64, 4, 3), tile(64, 128, 64, 4, 3)
     return tile(128, 128, 32, 4, 3), tile(128, 256, 32, 8, 3), tile(64, 128, 32, 4, 3)
 

@@ -21,6 +21,7 @@ TABLE = json.loads((ROOT / "bench" / "results" / "triton-aot.json").read_text(en
 SHARED = {80: 163 * 1024, 90: 227 * 1024}
 KEY = ("case", "dtype", "architecture", "kernel", "part", "candidate")
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+DESKTOP = 99 * 1024  # GPUs of 8.6, 8.9 and 12.x
 PROGRAM = """
 import json, sys
 from bench.device.aot_table import rows
@@ -36,9 +37,9 @@ def key(row: dict) -> tuple:
     return tuple(row[name] for name in KEY)
 
 
-def compiled(*jobs: tuple[str, str, int]) -> dict:
+def compiled(*jobs: tuple[str, str, int], program: str = PROGRAM):
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-c", PROGRAM, json.dumps(jobs)]
+    command = [sys.executable, "-c", program, json.dumps(jobs)]
     done = subprocess.run(
         command, cwd=ROOT, env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600
     )
@@ -78,3 +79,26 @@ def test_main_configurations_hardly_spill():
         main = row["case"] == "attention, head 64" and row["dtype"] != "float32"
         if main or not (row["kernel"].startswith("attention") or row["kernel"] in ("products", "row_products")):
             assert row["spilled_bytes"] <= (16 if main else 8), row
+
+
+DESKTOP_PROGRAM = """
+import json, sys
+from bench.device.aot import compile_only
+from bench.device.aot_table import attention_pair
+import torch
+with compile_only(120, every_tile=True) as rows:
+    attention_pair(torch.bfloat16, 80)
+print(json.dumps(rows))
+"""
+
+
+def test_a_gpu_with_less_shared_memory_has_a_tile_of_every_kernel():
+    """The newest desktop GPUs, and a head that few tiles divide."""
+    launches: list[list[dict]] = []
+    for row in compiled(program=DESKTOP_PROGRAM):
+        if row["candidate"] == 0:
+            launches.append([])
+        launches[-1].append(row)
+    assert len(launches) > 8
+    for tiles in launches:
+        assert min(row["shared_bytes"] for row in tiles) <= DESKTOP, tiles

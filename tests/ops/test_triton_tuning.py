@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +15,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from triton.runtime.errors import OutOfResources
 
-from fastunlearn.ops import _triton
+from fastunlearn.ops import _triton, _triton_choices
 
+ROOT = Path(__file__).resolve().parents[2]
 TILES = tuple(_triton.Tile({"BLOCK": size}) for size in (16, 32, 64))
 KERNEL = SimpleNamespace(fn=SimpleNamespace(__name__="kernel"))
 
@@ -56,9 +60,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.delenv("FASTUNLEARN_TUNE", raising=False)
     monkeypatch.setenv("FASTUNLEARN_TUNE_FILE", str(tmp_path / "kept" / "tiles.json"))
-    monkeypatch.setattr(_triton, "_chosen", {})
-    monkeypatch.setattr(_triton, "_quick", {})
-    monkeypatch.setattr(_triton, "_fitting", {})
+    forget(monkeypatch)
     monkeypatch.setattr(_triton, "run", made.run)
     monkeypatch.setattr(_triton, "_seconds", made.time)
     monkeypatch.setattr(_triton, "_device", lambda: "a GPU")
@@ -68,7 +70,8 @@ def machine(monkeypatch, tmp_path):
 
 def forget(monkeypatch) -> None:
     """As in a new process: only the file remembers."""
-    for kept in ("_chosen", "_quick", "_fitting"):
+    monkeypatch.setattr(_triton_choices, "_chosen", {})
+    for kept in ("_quick", "_fitting"):
         monkeypatch.setattr(_triton, kept, {})
 
 
@@ -107,10 +110,14 @@ def test_tile_that_does_not_fit_is_passed_over(machine):
     assert machine.launch() == 64
 
 
-def test_nothing_fits(machine):
+def test_nothing_fits(machine, monkeypatch):
     machine.too_large = {16, 32, 64}
-    with pytest.raises(RuntimeError, match=r"no tile of kernel fits this GPU \(a GPU\)"):
-        machine.launch()
+    for tuned in ("1", "0"):
+        monkeypatch.setenv("FASTUNLEARN_TUNE", tuned)
+        with pytest.raises(_triton.NoTileFits, match=r"no tile of kernel fits this GPU \(a GPU\)"):
+            machine.launch()
+    with pytest.raises(_triton.NoTileFits):  # one tile: nothing to choose
+        _triton.launch(KERNEL, lambda tile: (1,), TILES[:1], {})
 
 
 @pytest.mark.parametrize("seconds, expected", [(0.5, 0), (1.5, 32)])
@@ -140,10 +147,8 @@ def test_a_rival_that_does_not_run_is_no_candidate(machine):
     assert machine.launch(rival=rival) == 32
 
 
-def test_a_rival_alone_beside_one_tile(machine, monkeypatch):
+def test_a_rival_alone_beside_one_tile(machine):
     machine.seconds[0] = 0.5
-    monkeypatch.setattr(_triton, "_chosen", {})
-    monkeypatch.setattr(_triton, "_quick", {})
     _triton.launch(KERNEL, lambda tile: (1,), TILES[:1], {}, ("one",), rival=machine.rival)
     assert machine.timed == [16, 0] and machine.runs[-1] == 0
 
@@ -173,14 +178,39 @@ def test_the_fastest_of_several_ways(machine, monkeypatch):
     assert len(machine.timed) == 4
 
 
+def failing(error: Exception):
+    def way() -> None:
+        raise error
+
+    return way
+
+
+NO_TILE, NO_MEMORY = _triton.NoTileFits("no tile"), torch.OutOfMemoryError("no memory")
+
+
 @pytest.mark.parametrize("off", ["switched off", "recorded"])
-def test_the_first_way_where_nothing_is_timed(machine, monkeypatch, off):
+def test_the_first_way_with_tiles_where_nothing_is_timed(machine, monkeypatch, off):
     if off == "recorded":
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     else:
         monkeypatch.setenv("FASTUNLEARN_TUNE", "0")
     ways = tuple(way_of(machine, size) for size in (16, 32))
-    assert _triton.fastest("sweep", ways, ()) is ways[0] and not machine.runs
+    _triton.fastest("sweep", ways, ())()
+    _triton.fastest("sweep", (failing(NO_TILE), *ways[1:]), ())()
+    assert machine.runs == [16, 32] and not machine.timed
+    with pytest.raises(_triton.NoTileFits):
+        _triton.fastest("sweep", (failing(NO_TILE),) * 2, ())()
+
+
+def test_a_way_that_does_not_run_is_passed_over(machine, tmp_path):
+    ways = tuple(way_of(machine, size) for size in (16, 64))
+    kept = tmp_path / "kept" / "tiles.json"
+    assert _triton.fastest("sweep", (failing(NO_MEMORY), *ways), ()) is ways[1]
+    assert not kept.exists(), "with more memory another way may be the fastest"
+    assert _triton.fastest("sweep", (failing(NO_TILE), *ways), ()) is ways[1]
+    assert list(json.loads(kept.read_text()).values()) == [2]
+    with pytest.raises(torch.OutOfMemoryError):
+        _triton.fastest("sweep", (failing(NO_TILE), failing(NO_MEMORY)), ("none",))
 
 
 def test_no_timing_when_switched_off(machine, monkeypatch, tmp_path):
@@ -197,16 +227,58 @@ def test_no_timing_when_switched_off(machine, monkeypatch, tmp_path):
 
 def test_no_timing_while_a_graph_is_recorded(machine, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert machine.launch() == 16
+    machine.too_large = {16}
+    assert machine.launch(trial=lambda: pytest.fail("nothing is tried")) == 32
+    assert machine.runs == [32], "recorded once"
     assert not machine.timed
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": "no number"}'])
+@pytest.mark.parametrize("rival", [False, True])
+def test_switched_off_takes_no_choice_of_another_run(machine, monkeypatch, rival):
+    """The same sums on every run, whatever was timed before here or in other processes."""
+    machine.seconds[0] = 0.5
+    how = {"rival": machine.rival} if rival else {}
+    assert machine.launch(**how) == (0 if rival else 32)
+    ways = tuple(way_of(machine, size) for size in (16, 32))
+    assert _triton.fastest("sweep", ways, ()) is ways[1]
+    monkeypatch.setenv("FASTUNLEARN_TUNE", "0")
+    for _ in range(2):
+        assert machine.launch(**how) == 16
+        _triton.fastest("sweep", ways, ())()
+        assert machine.runs[-1] == 16
+        forget(monkeypatch)
+
+
+def test_what_is_known_is_taken_while_a_graph_is_recorded(machine, monkeypatch):
+    assert machine.launch() == 32
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert machine.launch() == 32
+    forget(monkeypatch)
+    assert machine.launch() == 32, "from the file"
+
+
+def test_every_gpu_of_a_machine_for_itself(machine, monkeypatch):
+    now = [0]
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((9, 0), (8, 6), (12, 0))[device])
+    found = []
+    for now[0] in (0, 1, 2, 0):
+        found.append((_triton.architecture(), _triton.hopper()))
+    _triton._architecture.cache_clear()
+    assert found == [(90, True), (86, False), (120, False), (90, True)]
+    for name in ("one GPU", "another"):
+        monkeypatch.setattr(_triton, "_device", lambda name=name: name)
+        machine.launch()
+    assert len(machine.timed) == 6
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", '{"a": "no number"}', '{"a": null}'])
 def test_file_that_is_not_ours_is_timed_over(machine, tmp_path, text):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "tiles.json").write_text(text)
     assert machine.launch() == 32
     assert list(json.loads((tmp_path / "kept" / "tiles.json").read_text()).values()) == [1]
+    assert len(list((tmp_path / "kept").iterdir())) == 1, "a temporary file is left"
 
 
 def test_folder_that_cannot_be_written(machine, tmp_path):
@@ -215,15 +287,25 @@ def test_folder_that_cannot_be_written(machine, tmp_path):
     assert machine.launch() == 32 and len(machine.timed) == 3
 
 
-@pytest.mark.parametrize("allowed", [False, True])
-def test_float32_products_follow_the_switch_of_pytorch(allowed):
-    switch = torch.backends.cuda.matmul
-    before, switch.allow_tf32 = switch.allow_tf32, allowed
-    try:
-        assert _triton.precision(torch.float32) == ("tf32" if allowed else "tf32x3")
-        assert _triton.precision(torch.bfloat16) == "tf32x3"
-    finally:
-        switch.allow_tf32 = before
+SWITCHES = """
+import torch
+from fastunlearn.ops import _triton
+products = torch.backends.cuda.matmul
+def show(*_):
+    print(_triton.precision(torch.float32), end=" ")
+show(torch.set_float32_matmul_precision("high")), show(torch.set_float32_matmul_precision("highest"))
+for products.allow_tf32 in (True, False): show()
+for products.fp32_precision in ("tf32", "ieee", "none"): show()
+for torch.backends.fp32_precision in ("tf32", "ieee"): show()
+print(_triton.precision(torch.bfloat16))
+"""
+
+
+def test_float32_products_follow_the_switches_of_pytorch():
+    """Each is turned on and off again, in a process of its own: PyTorch refuses to read the older after the newer."""
+    done = subprocess.run([sys.executable, "-c", SWITCHES], cwd=ROOT, capture_output=True, text=True)
+    seen = " ".join(done.stdout.split())
+    assert seen == "tf32 tf32x3 tf32 tf32x3 tf32 tf32x3 tf32x3 tf32 tf32x3 tf32x3", done.stderr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -247,7 +329,7 @@ def test_the_rival_of_the_products(dtype, add, pair, shared, monkeypatch):
         rival(arguments)
 
     monkeypatch.setattr(_triton_product, "launch", launch)
-    monkeypatch.setattr(_triton_product, "architecture", lambda: 90)
+    monkeypatch.setattr(_triton_product, "hopper", lambda: True)
     monkeypatch.setattr(_triton_product, "TRIAL_ROWS", 4)
     first = torch.randn(2, 11, 7).to(dtype).mT, torch.randn(11, 5).to(dtype)
     second = (torch.randn(11, 7).to(dtype).mT, torch.randn(2, 11, 5).to(dtype)) if pair else None
@@ -271,7 +353,7 @@ def test_half_precision_results_have_no_rival(monkeypatch):
 
     seen = []
     monkeypatch.setattr(_triton_product, "launch", lambda *a, rival, trial, **k: seen.append(rival))
-    monkeypatch.setattr(_triton_product, "architecture", lambda: 90)
+    monkeypatch.setattr(_triton_product, "hopper", lambda: True)
     a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 5, dtype=torch.bfloat16)
     _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5, dtype=torch.bfloat16))
     _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5), scale=torch.ones(4))

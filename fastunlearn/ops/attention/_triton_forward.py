@@ -128,7 +128,9 @@ def attention_forward(
                 values_t = load_rows(vt, n, vt_s, T, E, BLOCK_N, BLOCK_E)
                 sum_t = tl.dot(p.to(v.dtype.element_ty), values_t, sum_t, input_precision=PRECISION)
 
-    share = tl.where(total > 0, 1.0 / tl.where(total > 0, total, 1.0), 0.0)  # a fully masked row: o = 0
+    none = total == 0  # a fully masked row: o = 0. Not so where the sum is NaN
+    total = tl.where(none, 1.0, total)
+    share = tl.where(none, 0.0, 1.0 / total)
     sum_o = sum_o * share[:, None]
     moment *= share
     top *= rate
@@ -137,10 +139,10 @@ def attention_forward(
     if tangent == 0:
         store_rows(o + at * E, start, E, S, sum_o, E, BLOCK_M, BLOCK_E)
         # lse and what rounding takes from it: a row whose scores are all huge has p only in the rest.
-        log = tl.log(tl.where(total > 0, total, 1.0))
-        whole = tl.where(total > 0, top + log, float("-inf"))
+        log = tl.log(total)
+        whole = tl.where(none, float("-inf"), top + log)
         tl.store(lse + at + row, whole, mask=row < S)
-        tl.store(lse_rest + at + row, tl.where(total > 0, log - (whole - top), 0.0), mask=row < S)
+        tl.store(lse_rest + at + row, tl.where(none, 0.0, log - (whole - top)), mask=row < S)
     if DUAL:
         sum_t = sum_t * share[:, None] - moment[:, None] * sum_o
         at += tangent * B * H * S

@@ -27,6 +27,15 @@ def load_rows(base, start, stride, length, WIDTH: tl.constexpr, ROWS: tl.constex
 
 
 @triton.jit
+def load_part(base, start, stride, length, first, WIDTH: tl.constexpr, ROWS: tl.constexpr, PART: tl.constexpr):
+    """Columns [first, first + PART) of those rows; what lies outside of WIDTH columns is zero."""
+    where, inside = places(base + first, start, stride, length, PART, ROWS, PART)
+    if WIDTH % PART != 0:
+        inside = inside & (first + tl.arange(0, PART) < WIDTH)[None, :]
+    return tl.load(where, mask=inside, other=0.0)
+
+
+@triton.jit
 def store_rows(base, start, stride, length, value, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     where, inside = places(base, start, stride, length, WIDTH, ROWS, COLUMNS)
     tl.store(where, value.to(base.dtype.element_ty), mask=inside)
@@ -77,19 +86,18 @@ def products_in_parts(
     PRECISION: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
     """x y^T and its tangent xt y^T + x yt^T, for rows from `start` of x and from `m` of y, PART of their columns at a
-    time, a divisor of WIDTH: whole rows of all four would take the registers that the results need."""
+    time: whole rows of all four would take the registers that the results need."""
     product = tl.zeros((ROWS, COLUMNS), tl.float32)
     product_t = tl.zeros((ROWS, COLUMNS), tl.float32)
     for c in range(0, WIDTH, PART):
-        a = load_rows(x + c, start, x_s, S, PART, ROWS, PART)
-        b = tl.trans(load_rows(y + c, m, y_s, T, PART, COLUMNS, PART))
+        a = load_part(x, start, x_s, S, c, WIDTH, ROWS, PART)
+        b = tl.trans(load_part(y, m, y_s, T, c, WIDTH, COLUMNS, PART))
         product = tl.dot(a, b, product, input_precision=PRECISION)
         if HAS_XT:
-            product_t = tl.dot(
-                load_rows(xt + c, start, xt_s, S, PART, ROWS, PART), b, product_t, input_precision=PRECISION
-            )
+            at = load_part(xt, start, xt_s, S, c, WIDTH, ROWS, PART)
+            product_t = tl.dot(at, b, product_t, input_precision=PRECISION)
         if HAS_YT:
-            b = tl.trans(load_rows(yt + c, m, yt_s, T, PART, COLUMNS, PART))
+            b = tl.trans(load_part(yt, m, yt_s, T, c, WIDTH, COLUMNS, PART))
             product_t = tl.dot(a, b, product_t, input_precision=PRECISION)
     return product, product_t
 

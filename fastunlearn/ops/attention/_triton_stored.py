@@ -68,11 +68,26 @@ def stored(arguments: dict, outputs: dict[str, Tensor | None], key: tuple, stori
     if a["DUAL"]:
         names += ["dst_tiles", *["pt_tiles"] * (a["HAS_QT"] or a["HAS_KT"])]
     row_bytes = len(names) * (a["H"] // a["G"]) * columns * a["q"].element_size()
-    memory: dict[str, Tensor] = {}
-    for part in parts(a["B"], a["G"], rows, row_bytes, grain, _bytes(a["q"])):
-        heads = (part.batches.stop - part.batches.start) * (part.groups.stop - part.groups.start) * a["H"] // a["G"]
-        if not memory:  # the first part is the largest
-            memory = {name: _room(heads * part.rows * columns, a["q"]) for name in names}
+
+    def cut(room: int) -> list[Part]:
+        return list(parts(a["B"], a["G"], rows, row_bytes, grain, room))
+
+    def memory_for(part: Part) -> dict[str, Tensor]:
+        groups, batches = part.groups.stop - part.groups.start, part.batches.stop - part.batches.start
+        count = batches * groups * (a["H"] // a["G"]) * part.rows * columns
+        return {name: _room(count, a["q"]) for name in names}
+
+    room = _bytes(a["q"])
+    while True:
+        found = cut(room)
+        try:
+            memory = memory_for(found[0])  # the first part is the largest
+            break
+        except torch.OutOfMemoryError:
+            if room == 0:
+                raise
+            room //= 4  # as little as a grain of the queries of one group
+    for part in found:
         for number in range(len(a["h"] if a["DUAL"] else a["g"])):
             first = number == 0 or not a["DUAL"]  # the first stream's tiles are the same for all tangents
             _Launches(_views({**a, **outputs}, part, number), memory, key, storing, first).run(part.rows)
@@ -135,7 +150,7 @@ class _Launches:
     def _store(self, panel: dict, first: bool) -> None:
         """``first``: p and ds as well, where they are not there from another tangent."""
         a, grain = self.arguments, store_grain()
-        tiles = storing_tiles(self.dtype, self.head) if self.storing else store_tiles(self.dtype, a["D"], a["E"])
+        tiles = storing_tiles(self.dtype, self.head) if self.storing else store_tiles(self.dtype, self.head)
         own = {n: v for n, v in a.items() if n not in ("gk", "gv", "hk", "hv")}
         room = {"pt_tiles": None, "dst_tiles": None, **self.memory}
         given = {**room, **panel, "SUM": self.storing, "STORE": grain, "FIRST": first}

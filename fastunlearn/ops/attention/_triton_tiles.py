@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from fastunlearn.ops._triton import Tile, architecture, interpreted, next_power_of_2
+from fastunlearn.ops._triton import Tile, hopper, interpreted, next_power_of_2
 
 _Rows = tuple[tuple[int, ...], ...]
 _FORWARD: dict[tuple[str, int], _Rows] = {
@@ -73,23 +73,23 @@ _SMALL, _SMALL_KEYS, _SMALL_PARTS = ((32, 16, 4, 2),), ((16, 32, 4, 2),), ((32, 
 
 
 def _look_up(table: dict[tuple[str, int], _Rows], small: _Rows, dtype: torch.dtype, head: int) -> _Rows:
-    kind = "float32" if dtype == torch.float32 else "hopper" if architecture() >= 90 else "ampere"
+    kind = "float32" if dtype == torch.float32 else "hopper" if hopper() else "ampere"
     width = 64 if head <= 64 else 128 if head <= 128 else 256
     return small if interpreted() else table.get((kind, width), ())
 
 
-def _in_parts(rows: _Rows, d: int, e: int) -> tuple[Tile, ...]:
-    """Rows that end with how many columns are loaded at a time: those that divide both widths, and those with all."""
-    return tuple(_tile(row, PART=row[4]) for row in rows if row[4] == 0 or d % row[4] == e % row[4] == 0)
+def _in_parts(rows: _Rows, head: int) -> tuple[Tile, ...]:
+    """Rows that end with how many columns are loaded at a time: those with fewer than there are, and those with all."""
+    return tuple(_tile(row, PART=row[4]) for row in rows if row[4] < head)
 
 
 def _tile(row: tuple[int, ...], names: tuple[str, str] = ("BLOCK_M", "BLOCK_N"), **more: int) -> Tile:
     return Tile({names[0]: row[0], names[1]: row[1], **more}, warps=row[2], stages=row[3])
 
 
-def forward_tiles(dtype: torch.dtype, d: int, e: int) -> tuple[Tile, ...]:
-    """For heads of d columns, e of the values."""
-    return _in_parts(_look_up(_FORWARD, _SMALL_PARTS, dtype, max(d, e)), d, d)
+def forward_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    """``head``: columns of a head, of keys or of values, whichever has more."""
+    return _in_parts(_look_up(_FORWARD, _SMALL_PARTS, dtype, head), head)
 
 
 def query_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
@@ -108,8 +108,8 @@ def fused_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
     return tuple(map(_tile, _look_up(_FUSED, _SMALL_KEYS, dtype, head)))
 
 
-def store_tiles(dtype: torch.dtype, d: int, e: int) -> tuple[Tile, ...]:
-    return _in_parts(_look_up(_STORE, _SMALL_PARTS, dtype, max(d, e)), d, e)
+def store_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:
+    return _in_parts(_look_up(_STORE, _SMALL_PARTS, dtype, head), head)
 
 
 def storing_tiles(dtype: torch.dtype, head: int) -> tuple[Tile, ...]:

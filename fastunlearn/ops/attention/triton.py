@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastunlearn.ops._triton import (
     Tile,
-    architecture,
     fastest,
+    hopper,
     launch,
     next_power_of_2,
     precision,
@@ -23,6 +23,7 @@ from fastunlearn.ops._triton import (
 from ._arguments import AttentionSpec, Statistics
 from ._triton_backward import row_products
 from ._triton_forward import attention_forward
+from ._triton_range import growth
 from ._triton_tiles import forward_tiles
 from ._triton_ways import Sweep
 
@@ -66,12 +67,13 @@ def _arguments(q, k, v, qt, kt, vt, spec) -> dict:
         **_strides("qt", qt, 4), **_strides("kt", kt, 4), **_strides("vt", vt, 4),
         **dict(zip(("mask_b", "mask_h", "mask_i", "mask_j"), mask_strides, strict=True)),
         "B": B, "H": H, "G": G, "S": S, "T": T, "scale": float(spec.scale), "softcap": float(spec.softcap or 0.0),
-        "window": int(spec.window or 0), "D": D, "E": E,
+        "window": min(int(spec.window or 0), S + T),  # a longer one hides nothing, and could pass 32 bits
+        "D": D, "E": E,
         "HAS_QT": qt is not None, "HAS_KT": kt is not None, "HAS_VT": vt is not None,
         "CAUSAL": bool(spec.causal), "WINDOW": spec.window is not None, "SOFTCAP": spec.softcap is not None,
         "MASK": kind, "ALIBI": alibi is not None, "PRECISION": precision(q.dtype),
         "UNSCALED": _unscaled(q.dtype, spec),
-        "BRANCH": architecture() >= 90,  # Ampere's compiled kernels spill when masks are in a branch
+        "BRANCH": hopper(),  # Ampere's compiled kernels spill when masks are in a branch
         "BLOCK_D": max(16, next_power_of_2(D)), "BLOCK_E": max(16, next_power_of_2(E)),
     }  # fmt: skip
 
@@ -95,13 +97,13 @@ def _forward(q, k, v, qt, kt, vt, spec, count: int):
         return o, ot, Statistics(lse, mean_t, rest)
     if k.shape[2] == 0:  # no keys: nothing is attended to
         return o.zero_(), None if ot is None else ot.zero_(), Statistics(lse.fill_(float("-inf")), mean_t, rest.zero_())
-    arguments = _arguments(q, k, v, qt, kt, vt, spec) | {"o": o, "ot": ot, "lse": lse, "lse_rest": rest,
-                                                          "mean_t": mean_t}  # fmt: skip
-    tiles = forward_tiles(q.dtype, D, E)
     with with_device(q):
+        arguments = _arguments(q, k, v, qt, kt, vt, spec) | {
+            "o": o, "ot": ot, "lse": lse, "lse_rest": rest, "mean_t": mean_t
+        }  # fmt: skip
         launch(
-            attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tiles, arguments,
-            (dual, *_key(arguments)),
+            attention_forward, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count),
+            forward_tiles(q.dtype, max(D, E)), arguments, (dual, *_key(arguments)),
         )  # fmt: skip
     return o, ot, Statistics(lse, mean_t, rest)
 
@@ -120,30 +122,43 @@ def _backward(q, k, v, qt, kt, vt, o, ot, stats: Statistics, g, h, spec, count: 
     """Both streams where ``h`` is given; else one stream, the ordinary backward of ``g`` (K,B,H,S,E)."""
     q, k, v, qt, kt, vt, o, ot, g, h = (_rows(t) for t in (q, k, v, qt, kt, vt, o, ot, g, h))
     dual = h is not None
-    (B, H, S, _), (_, T, E) = q.shape, v.shape[1:]
+    (B, H, S, _), T = q.shape, v.shape[2]
     gq, gk, gv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) if dual else None for t in (q, k, v))
     hq, hk, hv = (torch.empty(count, *t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
+    outputs = {"gq": gq, "gk": gk, "gv": gv, "hq": hq, "hk": hk, "hv": hv}
     if S == 0 or T == 0 or B == 0 or H == 0:
-        return tuple(None if t is None else t.zero_() for t in (gq, gk, gv, hq, hk, hv))
+        return tuple(None if t is None else t.zero_() for t in outputs.values())
+    with with_device(q):
+        grown = growth(g, h)
+        if grown is not None:
+            g, h = g * grown, None if h is None else h * grown
+        _launch_backward(_arguments(q, k, v, qt, kt, vt, spec), o, ot, stats, g, h, outputs, count)
+        if grown is not None:
+            for out in outputs.values():
+                if out is not None:
+                    out.div_(grown)
+    return tuple(outputs.values())
+
+
+def _launch_backward(arguments: dict, o, ot, stats: Statistics, g, h, outputs: dict, count: int) -> None:
+    q, dual = arguments["q"], h is not None
+    B, H, S, _ = q.shape
     statistics = q.new_empty(1 if dual else count, B, H, S, dtype=torch.float32)
     statistics_t = q.new_empty(count, B, H, S, dtype=torch.float32) if dual else None
     sides = {**_strides("g", g, 4), **_strides("h", h, 4)}
     both = {"g": g, "h": h, "delta": statistics, "delta_t": statistics_t}
-    arguments = _arguments(q, k, v, qt, kt, vt, spec) | sides | both
     rest = None if stats.lse_rest is None else stats.lse_rest.contiguous()
     mean_t = stats.mean_t.contiguous() if dual else None
+    arguments |= sides | both
     arguments |= {"lse": stats.lse.contiguous(), "lse_rest": rest, "mean_t": mean_t, "DUAL": dual}
     rows = {
         "o": o, "ot": ot, **_strides("o", o, 3), **_strides("ot", ot, 4), **sides, **both, "B": B, "H": H, "S": S,
-        "E": E, "DUAL": dual, "HAS_OT": ot is not None, "BLOCK_E": arguments["BLOCK_E"],
+        "E": arguments["E"], "DUAL": dual, "HAS_OT": ot is not None, "BLOCK_E": arguments["BLOCK_E"],
     }  # fmt: skip
+    tile = (Tile({"BLOCK_M": max(1, 8192 // arguments["BLOCK_E"])}),)
+    launch(row_products, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tile, rows)
     key = (dual, *_key(arguments))
-    outputs = {"gq": gq, "gk": gk, "gv": gv, "hq": hq, "hk": hk, "hv": hv}
-    with with_device(q):
-        tile = (Tile({"BLOCK_M": max(1, 8192 // arguments["BLOCK_E"])}),)
-        launch(row_products, lambda t: (-(-S // t.sizes["BLOCK_M"]) * B * H, count), tile, rows)
-        fastest("attention_backward", Sweep(arguments, outputs, key).ways(), key)()
-    return gq, gk, gv, hq, hk, hv
+    fastest("attention_backward", Sweep(arguments, outputs, key).ways(), key)()
 
 
 def dual_backward(q: Tensor, k: Tensor, v: Tensor, qt: Tensor | None, kt: Tensor | None, vt: Tensor | None,

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastunlearn.ops._triton import Tile, architecture, interpreted, launch, precision, with_device
+from fastunlearn.ops._triton import Tile, hopper, interpreted, launch, precision, with_device
 from fastunlearn.ops._triton_product import accumulate, banded
 
 from ._arguments import Side, segments
@@ -68,7 +68,7 @@ def _tiles(dtype: torch.dtype) -> tuple[Tile, ...]:
         return (tile(32, 32, 4, 1),)
     if dtype == torch.float32:
         return tile(64, 16, 4, 2), tile(64, 32, 4, 2)
-    if architecture() >= 90:
+    if hopper():
         return tile(128, 64, 8, 4), tile(128, 64, 8, 3), tile(128, 128, 8, 2), tile(64, 64, 4, 4)
     return tile(128, 32, 8, 3), tile(128, 64, 8, 3), tile(64, 32, 4, 3)
 

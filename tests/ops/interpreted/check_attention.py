@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fastunlearn.ops.attention import _triton_stored as stored
 from fastunlearn.ops.attention import triton as kernels
+from fastunlearn.ops.attention._triton_range import LARGEST, growth
 from tests.ops.attention_cases import check, error, make_case, run_dual, run_single
 
 
@@ -79,7 +80,7 @@ def test_dual_pair(variant, way):
 def test_as_on_hopper_in_half_precision(variant, way, monkeypatch):
     """Masks in a branch, and scores that wait for their scale; in float32, as the interpreter can."""
     unscaled = kernels._unscaled
-    monkeypatch.setattr(kernels, "architecture", lambda: 90)
+    monkeypatch.setattr(kernels, "hopper", lambda: True)
     monkeypatch.setattr(kernels, "_unscaled", lambda dtype, spec: unscaled(torch.bfloat16, spec))
     test_dual_pair(variant, way)
 
@@ -240,3 +241,66 @@ def test_masked_by_the_least_number():
     got, truth = run_dual(case, "triton"), run_dual(wide, "reference")
     names = [name for name in got if name not in ("lse", "mean_t")]
     check({name: got[name] for name in names}, truth)
+
+
+@pytest.mark.parametrize("way", ["apart", "stored"], indirect=True)
+@pytest.mark.parametrize("window", [2**31 - 1, 2**63 - 1])
+def test_a_window_longer_than_anything_hides_nothing(window, way):
+    case, wide = both(queries=40, keys=40, size=16, causal=True, window=window)
+    wide.spec = replace(wide.spec, window=None)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+
+
+@pytest.mark.parametrize("way", ["apart", "stored"], indirect=True)
+def test_nan_reaches_all_that_it_is_part_of(way):
+    """As in the reference: a row with a NaN is not one without keys."""
+    case, wide = both(queries=40, keys=40, size=16, causal=True)
+    for one in (case, wide):
+        one.k[..., 20, 3] = torch.nan
+    got, truth = run_dual(case, "triton"), run_dual(wide, "reference")
+    for name in got:
+        assert torch.equal(got[name].isnan(), truth[name].isnan()), name
+        assert got[name].isnan().any(), name
+
+
+@pytest.mark.parametrize("size, way", [(1e-5, "apart"), (1e-5, "stored"), (1e3, "storing")], indirect=["way"])
+def test_adjoints_of_any_size_in_float16(size, way):
+    """As near to the truth as the reference, which keeps float32 between its products, to twice its error."""
+    case, _ = both(queries=70, keys=96, size=16)
+    case.g, case.h = size * case.g, size * case.h
+    case = case.map(lambda t: t.half())
+    wide, plain = run_dual(case.wide(), "reference"), run_dual(case, "reference")
+    for name, got in run_dual(case, "triton").items():
+        allowed = 2 * error(plain[name], wide[name]) + 1e-3
+        assert error(got, wide[name]) <= allowed, f"{name}: {error(got, wide[name]):.1e} > {allowed:.1e}"
+
+
+def test_growth():
+    half = torch.tensor([3e-5, -1e-5], dtype=torch.float16)
+    assert growth(half.float(), None) is None and growth(half.bfloat16()) is None and growth(half[:0]) is None
+    for largest in (6e-8, 1e-5, 0.3, 1.0, 65504.0):
+        grown = growth(half * 0, torch.tensor([largest], dtype=torch.float16))
+        assert float(torch.log2(grown)) % 1 == 0 and float(grown) * largest <= LARGEST
+        assert float(grown) * largest > LARGEST / 2 or float(grown) == 2**15
+    for odd in (0.0, float("inf"), float("nan")):
+        assert float(growth(torch.tensor([odd, 1e-5 if odd else 0.0], dtype=torch.float16))) == 1.0
+
+
+def test_little_memory_is_enough(monkeypatch):
+    """Where the room for the tiles cannot be had, a smaller one is taken; where there is none at all, it says so."""
+    asked, most = [], [30_000]
+
+    def room(count, like):
+        asked.append(count)
+        if count * like.element_size() > most[0]:
+            raise torch.OutOfMemoryError("no memory")
+        return like.new_empty(count)
+
+    monkeypatch.setattr(stored, "_room", room)
+    monkeypatch.setattr(kernels, "fastest", lambda name, ways, key: next(w for w in ways if w.__name__ == "stored"))
+    case, wide = both(queries=70, keys=70, size=16, heads=4, groups=4)
+    check(run_dual(case, "triton"), run_dual(wide, "reference"))
+    assert max(asked) > 30_000 / 4
+    most[0] = 10
+    with pytest.raises(torch.OutOfMemoryError):
+        run_dual(case, "triton")
