@@ -15,7 +15,12 @@ from fastunlearn.errors import InvalidInputError
 if TYPE_CHECKING:
     from fastunlearn.data.encode import Encoded
 
-__all__ = ["generate", "prompt_and_answer"]
+__all__ = ["generate", "prompt_and_answer", "scored_tokens"]
+
+
+def scored_tokens(sample: Encoded) -> Tensor:
+    """The target tokens, over which a loss is taken. The first token of a sample is never one."""
+    return sample.input_ids[1:][sample.labels[1:] != -100]
 
 
 def prompt_and_answer(sample: Encoded) -> tuple[Tensor, Tensor]:
