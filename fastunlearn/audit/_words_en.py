@@ -57,8 +57,8 @@ EN: dict = {
     "attacks may find more.",
     # further metrics and attacks
     "more_metrics": "Further metrics",
-    "more_metrics_note": "With 95 % intervals over the records. On forgotten records the aim is the retrained model's "
-    "value, no lower and no higher. What each one is: docs/metrics.md.",
+    "more_metrics_note": "Ranges are 95 % intervals over the records. On forgotten records the aim is the retrained "
+    "model's value, no lower and no higher. What each one is: docs/metrics.md.",
     "attacks": "Attacks",
     "attacks_note": "Before → after the attack, and what came back with its 95 % interval. What counts is what comes "
     "back beyond the retrained model. What each one does: docs/attacks.md.",
@@ -102,9 +102,10 @@ EN: dict = {
     "column_uses": "uses retained",
     "tag_closest": "closest to retraining",
     "tag_not_enough": "did not forget enough",
-    "table": "Methods are in the order of the comparison: those that forgot enough first, by KL on retained data. "
-    "A dash means not measured. Gradients count one for each sample and pass; the cost of the original and "
-    "the retrained model is that of their training. Time and memory are of this machine, for this run.",
+    "table": "Methods are in the order of the comparison: those that forgot enough first, by KL on retained data "
+    "(without a retrained model: by accuracy on it). A dash means not measured. Gradients count one for each sample "
+    "and pass; the cost of the original and the retrained model is that of their training. Time and memory are of this "
+    "machine, for this run.",
     # the plot
     "plot": "Forgetting against distance to the retrained model",
     "no_plot": "No plot: it needs, for the methods, KL to a retrained model or accuracy on retained data. "

@@ -15,7 +15,12 @@ from fastunlearn.errors import InvalidInputError
 if TYPE_CHECKING:
     from fastunlearn.data.encode import Encoded
 
-__all__ = ["generate", "prompt_and_answer"]
+__all__ = ["cut_before_end", "generate", "prompt_and_answer", "scored_tokens"]
+
+
+def scored_tokens(sample: Encoded) -> Tensor:
+    """The target tokens, over which a loss is taken. The first token of a sample is never one."""
+    return sample.input_ids[1:][sample.labels[1:] != -100]
 
 
 def prompt_and_answer(sample: Encoded) -> tuple[Tensor, Tensor]:
@@ -67,7 +72,7 @@ def generate(
             wanted = [lengths[one] for one in chosen]
             written = _continue(model, ids, max(wanted), eos_token_id, temperature, generator)
             for one, row, length in zip(chosen, written, wanted, strict=True):
-                found[one].append(_cut(row[:length], eos_token_id))
+                found[one].append(cut_before_end(row[:length], eos_token_id))
     return [one * (draws // copies) for one in found]
 
 
@@ -109,6 +114,7 @@ def _continue(model, ids: Tensor, steps: int, eos: int | None, temperature: floa
     return torch.cat(written, 1)
 
 
-def _cut(tokens: Tensor, eos: int | None) -> Tensor:
+def cut_before_end(tokens: Tensor, eos: int | None) -> Tensor:
+    """``tokens`` up to the first end token, which is left out; all of them where there is none."""
     ends = torch.nonzero(tokens == eos).flatten() if eos is not None else tokens[:0]
     return tokens[: int(ends[0])] if ends.numel() else tokens

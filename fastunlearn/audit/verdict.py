@@ -62,7 +62,8 @@ def _compare(methods: dict, reached: list[str], w: Mapping) -> str:
 
 
 def judge(document: dict, w: Mapping = EN) -> Verdict:
-    """Rank the methods by KL to the retrained model on retained data among those that forgot enough.
+    """Rank the methods by KL to the retrained model on retained data among those that forgot enough; without a
+    retrained model by accuracy on retained data.
 
     A method has forgotten where its end point's forget accuracy is at most the target (of the settings, else
     the retrained model's) plus the tolerance. Only end points count, not points on the way. ``w``: the words.
@@ -76,7 +77,8 @@ def judge(document: dict, w: Mapping = EN) -> Verdict:
 
     def order(name: str) -> tuple:
         item = methods[name]
-        near = item["kl_retain"] if item["kl_retain"] is not None else -(item["retain_accuracy"] or 0.0)
+        kl = None if reference is None else item["kl_retain"]
+        near = kl if kl is not None else -(item["retain_accuracy"] or 0.0)
         return (name not in reached, near)
 
     ranking = sorted(methods, key=order)
@@ -88,7 +90,9 @@ def _sentence(document: dict, ranking: list[str], reached: list[str], limit: flo
     methods, original = document["methods"], document["original"]
     if not methods:
         return w["verdict_none"]
-    comparable = [name for name in reached if methods[name]["kl_retain"] is not None]
+    # A KL without a retrained model is from something else, and says nothing about retraining.
+    known = document["reference"] is not None
+    comparable = [name for name in reached if known and methods[name]["kl_retain"] is not None]
     goal = w["verdict_goal"].format(share_text(limit)) if limit is not None else ""
     if limit is not None and not reached:
         item = methods[min(ranking, key=lambda name: methods[name]["forget_accuracy"])]

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         model, **sets, out=args.out, pad_token_id=pad_token_id(tokenizer), method=args.method, axes=axes, fixed=fixed,
         full=args.full, reference=reference, seed=args.seed, memory=args.memory, progress=progress(args),
     )  # fmt: skip
-    print(columns(table(found.points, found.document["about"]["target"])))
+    print(columns(table(found.document)))
     if any(one["error"] is None for one in found.points):
         _, page = write_report(report_document(found.document), args.out)
         print(f"Results: {found.path}. Plot: {page}")

@@ -47,7 +47,7 @@ AXES: dict[str, tuple] = {
 #: moves by up to half a per cent where the damping is changed by a thousandth (docs/performance.md, 31).
 NOISE = {"seconds": 0.05, "peak_bytes": 0.15, "damage": 0.005}
 FILE = "sweep.json"
-FORMAT = 1
+FORMAT = 2  # 1: nothing said what damage was measured from, so that runs of both kinds could lie in one file
 Axis = Mapping[str, Sequence]
 
 
@@ -95,7 +95,8 @@ def pareto(points: Sequence[Mapping], keys: Sequence[str]) -> list[bool]:
 
 
 class Sweep:
-    """The runs so far, in ``folder/sweep.json``, which belongs to one model, one set of records and one method."""
+    """The runs so far, in ``folder/sweep.json``, which belongs to one model, reference, set of records and
+    method."""
 
     def __init__(self, folder: str | os.PathLike, about: dict):
         self.path = Path(folder) / FILE
@@ -108,7 +109,8 @@ class Sweep:
                 raise InvalidInputError(f"out: {self.path} is no sweep; name another folder") from None
             if not same:
                 raise InvalidInputError(
-                    f"out: {self.path} is of another model, records, method or seed; name another folder, or remove it"
+                    f"out: {self.path} is of another model, reference, records, method or seed, or of an earlier "
+                    "version; name another folder, or remove it"
                 )
             self.document = found
 
@@ -130,9 +132,11 @@ class Sweep:
         write_json(self.path, self.document)
 
 
-def _identity(model, method: str, sets: Mapping[str, Sequence[Encoded]], seed: int) -> str:
-    """A digest of what a sweep belongs to; of the records it keeps no text."""
-    digest = hashlib.sha256(f"{method} {seed} {fingerprint(dict(model.named_parameters()))}".encode())
+def _identity(model, reference, method: str, sets: Mapping[str, Sequence[Encoded]], seed: int) -> str:
+    """A digest of what a sweep belongs to; of the records it keeps no text. The reference is part of it: damage and
+    what is left are measured from it, and runs with another one cannot stand in one table."""
+    own, other = (one and fingerprint(dict(one.named_parameters())) for one in (model, reference))
+    digest = hashlib.sha256(f"{method} {seed} {own} {other or 'original'}".encode())
     for name, samples in sets.items():
         digest.update(name.encode())
         for sample in samples:
@@ -176,12 +180,13 @@ def sweep(
     truth = reference_log_probs(model if reference is None else reference, retain, **pad)
     machine = info()
     kept = Sweep(out, {
-        "identity": _identity(model, method, sets, seed), "method": method, "seed": seed, "target": target,
+        "identity": _identity(model, reference, method, sets, seed), "method": method, "seed": seed, "target": target,
         "damage_from": "original" if reference is None else "retrained",
         "records": {name: len(samples) for name, samples in sets.items()},
         "weights": sum(p.numel() for p in model.parameters()), "machine": machine["machine"],
         "threads": machine["threads"], "versions": machine["versions"],
         "original": _measured(model, forget, retain, truth, target, pad),
+        "reference": None if reference is None else _measured(reference, forget, retain, truth, target, pad),
     })  # fmt: skip
     with (progress or NO_PROGRESS).task(f"Sweep of {method}", total=len(points), unit="run") as task:
         missing = [settings for settings in points if not kept.has(settings)]
@@ -217,5 +222,5 @@ def _one(model, method: str, settings: dict, sets: dict, truth, target: float, p
         start.restore()
     return point | {
         "seconds": result.seconds, "peak_bytes": result.peak_bytes, "gradients": result.gradients,
-        "stopped": result.stopped, "steps": len(result.steps) - 1,
+        "uses_retain": result.uses_retain, "stopped": result.stopped, "steps": len(result.steps) - 1,
     }  # fmt: skip

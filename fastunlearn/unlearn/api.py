@@ -130,7 +130,7 @@ def unlearn(
     uses_retain = chosen.uses_retain or getattr(settings, "retain_weight", 0) > 0
     return UnlearnResult(
         model=model, method=method, settings=dataclasses.asdict(settings), steps=steps, gradients=request.gradients,
-        seconds=usage.seconds - watched, peak_bytes=usage.peak_bytes, stopped=stopped,
+        seconds=usage.seconds - watched, peak_bytes=usage.peak_bytes, stopped=stopped, enough=steps[-1]["enough"],
         uses_retain=bool(request.retain) and uses_retain, parameters=list(request.parameters), seed=seed,
         notes=request.notes, records={name: len(getattr(request, name)) for name in ("forget", "retain", "held_out")},
     )  # fmt: skip

@@ -111,9 +111,12 @@ class Monitor:
         return kl(self._original, self.request.model, self.probe, **self._options)
 
     def look(self, step: int, **more) -> dict:
-        """One entry of the step log."""
+        """One entry of the step log; ``enough``: whether the model has forgotten enough there."""
         accuracy, loss = self.forgetting()
-        entry = {"step": step, "forget_accuracy": accuracy, "forget_loss": loss, "kl_probe": self.drift(), **more}
+        entry = {
+            "step": step, "forget_accuracy": accuracy, "forget_loss": loss, "enough": self.enough(accuracy, loss),
+            "kl_probe": self.drift(), **more,
+        }  # fmt: skip
         if self.request.on_step is not None:
             self.request.on_step(entry)
         return entry

@@ -14,10 +14,11 @@ __all__ = ["UnlearnResult"]
 class UnlearnResult:
     """The changed ``model`` (the object that was passed in) and an account of what was done to it.
 
-    ``steps``: one dict per step with ``step``, ``forget_accuracy``, ``forget_loss``, ``kl_probe`` (drift from the
-    original on the probe records, nats) and what the method adds (step norm, damping, noise). ``gradients``:
-    per-sample gradient evaluations. ``seconds``: wall time, without ``on_step``. ``peak_bytes``: memory above that
-    at the start. ``stopped``: why it ended, in words. ``parameters``: the names that were allowed to change.
+    ``steps``: one dict per step with ``step``, ``forget_accuracy``, ``forget_loss``, ``enough`` (whether these are at
+    the target), ``kl_probe`` (drift from the original on the probe records, nats) and what the method adds (step norm,
+    damping, noise). ``gradients``: per-sample gradient evaluations. ``seconds``: wall time, without ``on_step``.
+    ``peak_bytes``: memory above that at the start. ``stopped``: why it ended, in words. ``enough``: whether the model
+    as it was left has forgotten enough, whatever ended the run. ``parameters``: the names that were allowed to change.
     ``notes``: what a reader should know before trusting the result.
     """
 
@@ -29,6 +30,7 @@ class UnlearnResult:
     seconds: float
     peak_bytes: int | None
     stopped: str
+    enough: bool
     uses_retain: bool
     parameters: list[str]
     seed: int

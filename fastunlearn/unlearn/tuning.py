@@ -20,6 +20,7 @@ from .snapshot import Snapshot, restored_on_failure
 
 __all__ = ["Trial", "tune"]
 
+
 @dataclass
 class Trial:
     """One run: the ``settings`` tried, the ``result`` (or None where it failed, with the ``error``)."""
@@ -34,7 +35,7 @@ class Trial:
             return (2, 0.0, 0.0)
         last = self.result.steps[-1]
         drift = math.inf if last["kl_probe"] is None else last["kl_probe"]
-        if self.result.stopped.startswith("reached"):
+        if self.result.enough:  # a run of one step, or one that goes on after its target, does not end by reaching it
             return (0, drift, 0.0)
         return (1, last["forget_accuracy"], drift)
 

@@ -133,6 +133,7 @@ def test_verdict_without_rivals_or_reference(document):
     assert "no first-order method forgot that much" in judge({**document, "methods": kept}).text
     assert judge({**document, "methods": {}}).text.startswith("No method was run")
     bare = {**document, "reference": None}
+    assert judge(bare).text.startswith("There is no retrained model")  # a KL is then from something else
     for item in bare["methods"].values():
         item["kl_retain"] = None
     assert judge(bare).text.startswith("There is no retrained model to compare with: Fine-tuning")

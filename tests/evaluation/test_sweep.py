@@ -8,6 +8,7 @@ import pytest
 
 from fastunlearn.audit.document import validate
 from fastunlearn.audit.html import report_html
+from fastunlearn.audit.verdict import judge
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.evaluation import sweep as module
 from fastunlearn.evaluation.sweep import axes_of, beats, pareto, points_of, sweep
@@ -78,7 +79,7 @@ def test_a_sweep_goes_on_where_it_stopped(subject, tmp_path, monkeypatch):
     validate(report_document(found.document))
     page = report_html(report_document(found.document))
     assert "damping=0.0001" in page and "<svg" in page
-    rows = table(found.points, found.document["about"]["target"])
+    rows = table(found.document)
     assert len(rows) == 5 and {row[0] for row in rows[1:]} == {"defaults", "damping=0.0001", "steps=1", "steps=2"}
 
 
@@ -89,6 +90,9 @@ def test_a_sweep_of_something_else_is_refused(subject, tmp_path):
         sweep(subject.original.model, **more, seed=1)
     with pytest.raises(InvalidInputError, match="of another model"):
         sweep(subject.reference.model, **more)
+    for other in (subject.original, subject.reference):  # damage would be measured from something else
+        with pytest.raises(InvalidInputError, match="of another model, reference"):
+            sweep(subject.original.model, **more, reference=other.model)
     (tmp_path / "sweep.json").write_text("{}", encoding="utf-8")
     with pytest.raises(InvalidInputError, match="is no sweep"):
         sweep(subject.original.model, **more)
@@ -97,7 +101,7 @@ def test_a_sweep_of_something_else_is_refused(subject, tmp_path):
 def test_a_setting_that_cannot_be_run_is_a_result(subject, tmp_path):
     found = sweep(subject.original.model, **arguments(subject, tmp_path) | {"axes": {"steps": [1]}}, memory="1KB")
     assert [one["error"][:6] for one in found.points] == ["memory", "memory"]
-    assert table(found.points, 0.1)[1][2] == "failed"
+    assert table(found.document)[1][2] == "failed"
 
 
 def test_damage_is_from_the_retrained_model_where_there_is_one(subject, tmp_path):
@@ -109,6 +113,33 @@ def test_damage_is_from_the_retrained_model_where_there_is_one(subject, tmp_path
     )
     assert alone.document["about"]["original"]["damage"] == 0 < beside.document["about"]["original"]["damage"]
     assert name_of({"fisher_samples": None, "steps": 3}) == "fisher_samples=all, steps=3"
+
+
+def test_the_page_calls_damage_by_what_it_is_measured_from(subject, tmp_path):
+    """And says of a method what it is, whatever its settings are called."""
+    more = arguments(subject, tmp_path) | {
+        "method": "gradient-ascent", "axes": {"learning_rate": [1e-3]}, "fixed": {"gradients": 32}
+    }  # fmt: skip
+    alone = sweep(subject.original.model, **more | {"out": tmp_path / "a"}).document
+    beside = sweep(subject.original.model, **more | {"out": tmp_path / "b"}, reference=subject.reference.model).document
+    for document, damage, others in ((alone, "original", "retrained"), (beside, "retrained", "original")):
+        head = table(document)[0]
+        assert f"Damage (KL from the {damage} model)" in head and not any(others in one for one in head)
+    known, unknown = report_document(beside), report_document(alone)
+    for report in (known, unknown):
+        assert all(not one["uses_retain"] and one["first_order"] for one in report["methods"].values())
+    for report, document in ((known, beside), (unknown, alone)):
+        for one, point in zip(report["methods"].values(), document["points"], strict=True):
+            moved = one.get("more_metrics", {}).get("kl_from_original", {}).get("retain", {}).get("value")
+            expected = (None, point["damage"]) if report is unknown else (point["damage"], None)
+            assert (one["kl_retain"], moved) == expected
+    assert unknown["reference"] is None and "closest to retraining" not in report_html(unknown)
+    assert known["reference"]["kl_retain"] == 0 and judge(known).ranking[0] in known["methods"]
+    assert known["reference"]["forget_accuracy"] == beside["about"]["target"]
+    assert "kl_from_original" in report_html(unknown) and "kl_from_original" not in report_html(known)
+    nothing_aimed_at = {"settings": {}}
+    assert "There is no retrained model" in judge(unknown | nothing_aimed_at).text
+    assert "closest to retraining" in judge(known | {"settings": {"target_forget_accuracy": 1.0}}).text
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from fastunlearn.demo.grids import GRIDS
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.unlearn import METHODS
 from fastunlearn.unlearn.settings import make_settings
-from fastunlearn.unlearn.tuning import tune
+from fastunlearn.unlearn.tuning import Trial, tune
 from tests.unlearn.unchanged import bits, same_bits
 
 
@@ -24,6 +26,7 @@ def test_the_model_is_that_of_the_trial_with_the_least_drift(world):
     assert [trial.settings for trial in trials] == grid and [trial for trial, _ in seen] == trials
     reached = [trial.result.stopped.startswith("reached") for trial in trials]
     assert reached == [True, True, False]  # the last is too slow for the budget, and drifts least
+    assert reached == [trial.result.enough for trial in trials]
     assert trials[2].result.steps[-1]["kl_probe"] < trials[1].result.steps[-1]["kl_probe"]
     drift = [trial.result.steps[-1]["kl_probe"] for trial in trials[:2]]
     assert best is trials[drift.index(min(drift))]
@@ -81,3 +84,30 @@ def test_grids_hold_settings_that_the_methods_have():
     for name, grid in GRIDS.items():
         for settings in grid:
             make_settings(METHODS[name].settings, name, dict(METHODS[name].preset) | settings)
+
+
+def taken(enough: bool, accuracy: float, drift: float, words: str):
+    step = {"forget_accuracy": accuracy, "kl_probe": drift}
+    return Trial({}, SimpleNamespace(steps=[step], enough=enough, stopped=words))
+
+
+def test_the_rank_is_by_the_numbers_and_not_by_the_words():
+    mild = taken(True, 0.2, 0.1, "the one step is taken")
+    harsh = taken(True, 0.1, 0.3, "all 4 steps are taken; after 5 rehearsals no pull is left")
+    back = taken(False, 0.25, 0.05, "reached the target of forget accuracy 0.200; curvature-shaped noise added")
+    little = taken(False, 0.9, 0.01, "the one step is taken")
+    failed = Trial({}, None, "too little damping")
+    assert sorted([failed, little, back, harsh, mild], key=Trial.rank) == [mild, harsh, back, little, failed]
+
+
+def test_of_single_steps_that_forget_enough_the_one_with_the_least_drift_is_taken(world):
+    grid = [{"damping": damping, "kl_budget": None} for damping in (1e-2, 3e-4, 1e-4)]
+    best, trials = tune(
+        world.model, world.tokenizer, method="newton", grid=grid, target_accuracy=0.8, target_loss=0.5, **world.data
+    )
+    last = [trial.result.steps[-1] for trial in trials]
+    enough = [one["forget_accuracy"] <= 0.8 and one["forget_loss"] >= 0.5 for one in last]
+    assert sum(enough) > 1 and enough == [trial.result.enough for trial in trials]
+    drift = [one["kl_probe"] for one, flag in zip(last, enough, strict=True) if flag]
+    assert best.result.enough and best.result.steps[-1]["kl_probe"] == min(drift) < max(drift)
+    assert best.result.steps[-1]["forget_accuracy"] > min(one["forget_accuracy"] for one in last)

@@ -49,6 +49,7 @@ the two ends. All with 95 % intervals by the bootstrap over records, the same re
 - Rounding is simulated in the weights' own dtype, on linear layers but not on embeddings and the output layer.
 - `paraphrase` needs other wordings: `people_variants` for generated people, `load_variants` for files with a column
   `paraphrased_question`, or your own `Variants`.
+- `prefix` and `sample` count no end token as part of an answer.
 - `prefix` leaves out records whose answers have one token; `probe-answer` those whose answer begins as no kept one
   does.
 - These are simple attacks. One that fails does not show that nothing is left.

@@ -12,7 +12,7 @@ import torch
 
 from fastunlearn.audit.attacks.outcome import Outcome
 from fastunlearn.audit.attacks.target import Target
-from fastunlearn.audit.generation import generate, prompt_and_answer
+from fastunlearn.audit.generation import generate
 from fastunlearn.errors import InvalidInputError
 
 __all__ = ["PrefixSettings", "missing", "prefix"]
@@ -30,7 +30,7 @@ class PrefixSettings:
 
 
 def _parts(target: Target) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [part for part in map(prompt_and_answer, target.sets["forget"]) if len(part[1]) > 1]
+    return [part for part in target.answers() if len(part[1]) > 1]
 
 
 def missing(target: Target) -> str | None:
@@ -39,8 +39,9 @@ def missing(target: Target) -> str | None:
 
 
 def prefix(target: Target, settings: PrefixSettings) -> Outcome:
-    """Records whose answers have two tokens at least. Before: the model writes the whole answer, greedily; after: the
-    rest of it. ``tokens``: the share of the rest's tokens that stand in their places; ``exact``: whether all do."""
+    """Records whose answers have two tokens at least, an end token not counted. Before: the model writes the whole
+    answer, greedily; after: the rest of it. ``tokens``: the share of the rest's tokens that stand in their places;
+    ``exact``: whether all do."""
     parts = _parts(target)
     given = [max(1, int(settings.share * len(answer))) for _, answer in parts]
     eos = target.tokenizer.eos_token_id

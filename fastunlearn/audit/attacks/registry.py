@@ -50,7 +50,7 @@ _ALL = (
            "Carlini et al. 2023, arXiv 2202.07646", prefix.PrefixSettings, prefix.prefix, prefix.missing),
     Attack("sample", "draws 20 answers at temperature 1", ("exact", "rouge_l_recall"),
            "Reisizadeh et al. 2025, arXiv 2511.04934; Scholten et al. 2025, arXiv 2410.03523",
-           sample.SampleSettings, sample.sample),
+           sample.SampleSettings, sample.sample, sample.missing),
     Attack("probe-answer", "reads the answer off a hidden state with a logistic probe", ("accuracy",),
            "Patil et al. 2024, arXiv 2309.17410", ProbeSettings, probe_answer.probe_answer, probe_answer.missing),
     Attack("probe-membership", "tells forgotten from held-out records by a hidden state", ("auc",),

@@ -14,12 +14,12 @@ import torch
 from fastunlearn.audit._forward import evaluating, target_logits
 from fastunlearn.audit.attacks.outcome import Outcome
 from fastunlearn.audit.attacks.target import Target
-from fastunlearn.audit.generation import generate, prompt_and_answer
+from fastunlearn.audit.generation import generate
 from fastunlearn.audit.metrics.rouge import rouge_l
 from fastunlearn.data.encode import IGNORE, Encoded
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["SampleSettings", "sample"]
+__all__ = ["SampleSettings", "missing", "sample"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,17 @@ class SampleSettings:
             raise InvalidInputError("draws must be at least 1 and temperature above 0")
 
 
+def missing(target: Target) -> str | None:
+    """Why the attack cannot be run."""
+    return None if target.answers() else "forgotten records whose answers have a token before their end token"
+
+
 def sample(target: Target, settings: SampleSettings) -> Outcome:
     """``exact``: before, whether the greedy answer is the true one; after, the chance that at least one of the draws
     is, 1 - (1 - p)^draws, from the answer's probability p at that temperature (exact, no draws needed).
+    The end token of an answer is no part of it: it says nothing of the record.
     ``rouge_l_recall``: of the greedy answer, and the best of the draws."""
-    parts = [prompt_and_answer(one) for one in target.sets["forget"]]
+    parts = target.answers()
     prompts, lengths = [prompt for prompt, _ in parts], [len(answer) for _, answer in parts]
     options = {"eos_token_id": target.tokenizer.eos_token_id, "batch_size": target.batch_size}
     greedy = [one[0] for one in generate(target.model, prompts, lengths, **options)]

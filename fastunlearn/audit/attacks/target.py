@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fastunlearn.audit.generation import cut_before_end, prompt_and_answer
 from fastunlearn.audit.metrics.memorisation import exact_memorisation, probability
 from fastunlearn.audit.scores import token_scores
 from fastunlearn.data.encode import Encoded
@@ -31,6 +32,14 @@ class Target:
     pad_token_id: int
     batch_size: int
     seed: int
+
+    def answers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Prompt and answer of the forgotten records, as :func:`fastunlearn.audit.generation.generate` could write it:
+        up to an end token, which it never gives back. Records without a token before theirs are left out."""
+        eos = self.tokenizer.eos_token_id
+        parts = [prompt_and_answer(one) for one in self.sets["forget"]]
+        cut = [(prompt, cut_before_end(answer, eos)) for prompt, answer in parts]
+        return [(prompt, answer) for prompt, answer in cut if len(answer)]
 
     def recall(self, model: torch.nn.Module, samples: Sequence[Encoded]) -> dict[str, np.ndarray]:
         """Of each record under ``model``: ``accuracy``, the share of its target tokens put first given the true ones

@@ -17,7 +17,7 @@ from fastunlearn.audit._shared import shared_log_probs
 from fastunlearn.audit.bootstrap import interval
 from fastunlearn.audit.divergence import Divergences, divergences, reference_log_probs
 from fastunlearn.audit.exposure import context_length, exposure
-from fastunlearn.audit.generation import generate, prompt_and_answer
+from fastunlearn.audit.generation import generate, prompt_and_answer, scored_tokens
 from fastunlearn.audit.measure import find_canary
 from fastunlearn.audit.metrics.tokens import TokenStatistics, token_statistics
 from fastunlearn.data.encode import Encoded, encode_like
@@ -127,6 +127,11 @@ class MeasuredModel:
     def texts(self, name: str) -> list[str]:
         """The true answers of a set, as the tokenizer writes them."""
         return self._once(("texts", name), lambda: [self.text(prompt_and_answer(s)[1]) for s in self.sets[name]])
+
+    def scored_texts(self, name: str) -> list[str]:
+        """What the losses of a set are of, as the tokenizer writes it: of free text all that is predicted, where
+        :meth:`texts` has the second half alone."""
+        return self._once(("scored texts", name), lambda: [self.text(scored_tokens(s)) for s in self.sets[name]])
 
     def text(self, tokens: torch.Tensor) -> str:
         """Tokens as text, special ones left out."""

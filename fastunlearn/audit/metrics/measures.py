@@ -63,7 +63,7 @@ def attack(scores: Callable[[Measurement, MeasuredModel, str], np.ndarray]):
 
 
 def zlib_of(m: Measurement, model: MeasuredModel, name: str) -> np.ndarray:
-    return mia.zlib_scores(model.statistics(name), model.texts(name))
+    return mia.zlib_scores(model.statistics(name), model.scored_texts(name))
 
 
 def calibrated(m: Measurement, model: MeasuredModel, name: str) -> np.ndarray:

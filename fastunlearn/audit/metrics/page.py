@@ -47,7 +47,8 @@ with TOFU's columns (`perturbed_answer`, `paraphrased_answer`, `paraphrased_ques
   differ by themselves. An AUC well below 0.5 gives the records away too.
 - The answer to a prompt is written greedily, for as many tokens as the true one has. Free text has no prompt: its first
   half is the prompt, for `rouge_l_*` alone.
-- `mia_zlib` and `rouge_l_*` see the text as the tokenizer writes it; no stemming.
+- `mia_zlib` and `rouge_l_*` see the text as the tokenizer writes it; no stemming. `mia_zlib` compresses all the text
+  that the loss is of, free text as a whole.
 - `truth_ratio` takes the arithmetic mean over wrong answers, as equation 1 of TOFU. Its script takes the geometric mean
   for the forget quality: `truth_ratio(..., mean="geometric")` in `fastunlearn/audit/metrics/truth.py`.
 - `klom` fits normal distributions below 20 models of each kind, and takes the paper's histogram from there on.

@@ -78,7 +78,7 @@ _ALL = (
     Metric("mia_loss", "AUC, forgotten against held-out, of the mean loss", _AUC, REFERENCE, _MIA,
            "Yeom et al. 2018, arXiv 1709.01604",
            by.attack(lambda m, model, name: mia.loss_scores(model.statistics(name)))),
-    Metric("mia_zlib", "AUC of the mean loss over the text's bytes after zlib", _AUC, REFERENCE, _MIA,
+    Metric("mia_zlib", "AUC of the mean loss over the scored text's bytes after zlib", _AUC, REFERENCE, _MIA,
            "Carlini et al. 2021, arXiv 2012.07805", by.attack(by.zlib_of)),
     Metric("mia_reference", "AUC of the mean loss minus that of a model that never saw the records", _AUC, REFERENCE,
            (*_MIA, "calibration"), "Watson et al. 2022, arXiv 2111.08440", by.attack(by.calibrated)),

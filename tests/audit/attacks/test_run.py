@@ -16,6 +16,7 @@ from fastunlearn.audit.attacks.sample import SampleSettings, sample
 from fastunlearn.audit.attacks.states import folds_of
 from fastunlearn.audit.attacks.target import Target
 from fastunlearn.data import Record, collate, encode
+from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
 
 FEW = {"resamples": 40, "seed": 1}
@@ -129,8 +130,6 @@ def test_the_chance_of_the_answer_is_that_of_drawing_it(trained):
 def test_a_prefix_helps_where_the_answer_is_only_known_from_its_start(tiny_llama):
     """A rule instead of a model: after token t comes t + 1. It does not know where to start, but goes on."""
     from fastunlearn.audit.attacks.prefix import PrefixSettings, prefix
-    from fastunlearn.data.encode import Encoded
-
     model = tiny_llama()
 
     def count(input_ids, **_):
@@ -143,6 +142,23 @@ def test_a_prefix_helps_where_the_answer_is_only_known_from_its_start(tiny_llama
     sets = {"forget": [Encoded(ids, torch.tensor([-100, -100, 20, 21, 22, 23]))]}
     found = prefix(Target(model, tokenizer, sets, {}, 0, 8, 0), PrefixSettings())
     assert found.measures == {"tokens": (pytest.approx([0]), pytest.approx([1])), "exact": (0, 1)}
+
+
+def test_an_end_token_after_the_answers_changes_nothing_in_what_is_written(trained):
+    """Nothing that is written holds it, and it says nothing of the record."""
+    plain = trained.sets["forget"]
+    eos = torch.tensor([trained.tokenizer.eos_token_id])
+    ended = [Encoded(torch.cat([one.input_ids, eos]), torch.cat([one.labels, eos])) for one in plain]
+    alone = Encoded(torch.cat([plain[0].input_ids[:3], eos]), torch.cat([torch.full((3,), -100), eos]))
+    names, options = ["prefix", "sample"], {"settings": {"sample": {"draws": 5}}, **FEW}
+    found, expected = (
+        run_attacks(trained.original, trained.tokenizer, {"forget": some}, names, **options)
+        for some in ([*ended, alone], plain)
+    )
+    assert found == expected and found["sample"]["measures"]["exact"]["model"]["before"]["value"] > 0.9
+    for name, words in (("prefix", "two tokens"), ("sample", "before their end token")):
+        with pytest.raises(InvalidInputError, match=words):
+            run_attacks(trained.original, trained.tokenizer, {"forget": [alone]}, [name], **FEW)
 
 
 def test_logistic_regression_finds_the_minimum():

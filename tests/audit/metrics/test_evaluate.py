@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 
 import pytest
 import torch
 
 from fastunlearn.audit.divergence import divergences, kl
 from fastunlearn.audit.generation import generate, prompt_and_answer
+from fastunlearn.audit.membership import auc
 from fastunlearn.audit.metrics import METRICS, MeasuredModel, Measurement, evaluate_metrics
 from fastunlearn.audit.metrics.equivalence import _stats
 from fastunlearn.audit.metrics.memorisation import extraction_strength
@@ -144,6 +146,26 @@ def test_extraction_strength_is_what_greedy_decoding_says(trained):
                 break
         assert strength == pytest.approx(1 - given / len(answer))
     assert found.max() == 1 and found.min() < 0.6
+
+
+def test_zlib_compresses_the_text_that_the_loss_is_of(trained):
+    """Of free text that is all of it, though its second half alone counts as the answer."""
+    people = trained.people
+    # one half says the same again and again: forgotten records have it first, held-out ones last
+    texts = {"forget": ["was " * 9 + one.text for one in people.forget],
+             "held_out": [one.text + " was" * 9 for one in people.held_out]}  # fmt: skip
+    records = {name: [Record("", text) for text in some] for name, some in texts.items()}
+    records["answers"] = people.retain[:4]
+    sets = {name: encode(some, trained.tokenizer, max_length=32, add_eos=True) for name, some in records.items()}
+    measured = MeasuredModel(trained.original, trained.tokenizer, sets)
+    assert measured.scored_texts("forget") == texts["forget"]
+    assert measured.scored_texts("answers") == measured.texts("answers")
+    scores = []
+    for name, some in texts.items():
+        losses = token_scores(trained.original, sets[name], pad_token_id=0).sample_losses.tolist()
+        scores.append([loss / len(zlib.compress(text.encode())) for loss, text in zip(losses, some, strict=True)])
+    found = evaluate_metrics(measured, trained.tokenizer, sets, "mia_zlib", **FEW)["mia_zlib"]["forget|held_out"]
+    assert found["value"] == pytest.approx(auc(*scores))
 
 
 def test_model_utility_is_the_harmonic_mean_of_its_parts(trained, found):
