@@ -53,13 +53,20 @@ def _requests(run: RunRecord, salts: Salts) -> dict:
     }
 
 
+def _counts(run: RunRecord) -> dict:
+    """As much of requests.json as says how many records there are; the hashes come last, with the salts."""
+    others = {"retain": run.retain, "held_out": run.held_out}
+    return {"requests": [{"records": one.records} for one in run.requests],
+            "sets": {name: {"records": len(records)} for name, records in others.items()}}  # fmt: skip
+
+
 def _metrics(run: RunRecord) -> dict:
     """Raises InvalidInputError where the table does not add up to the metrics: one of the two is wrong."""
     missing = {"before", "after"} - set(run.metrics)
     if missing:
         raise InvalidInputError(f"metrics lacks {', '.join(sorted(missing))}: give what measure() returned")
     if run.table is not None:
-        wrong = add_up(run.table, None, run.metrics["after"], run.measured_with)
+        wrong = add_up(run.table, None, run.metrics["after"], run.measured_with, _counts(run))
         if wrong:
             raise InvalidInputError(f"table and metrics are not of the same model and records: {wrong[0]}")
     return {

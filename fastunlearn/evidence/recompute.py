@@ -16,7 +16,7 @@ from .digests import model_digest
 from .environment import differences, environment
 from .reading import Reading, shortened
 from .result import Check
-from .table import SETS
+from .table import SETS, used
 
 if TYPE_CHECKING:
     from fastunlearn.data.records import Record
@@ -33,13 +33,12 @@ _NOT_ARGUMENTS = {"forget", "retain", "held_out", "kept_fisher", "model", "token
 def _needs(reading: Reading, given: Mapping[str, Sequence[Record]], kept_fisher) -> str:
     """What is missing for a re-computation, "" where nothing is."""
     about, steps = reading.document("requests.json"), reading.document("procedure.json")
-    count = sum(len(request["records"]) for request in about.get("requests", []))
-    if len(given.get("forget") or ()) != count:
-        return f"all {count} records to forget are needed (--forget)"
+    counts = used(about)
+    if len(given.get("forget") or ()) != counts["forget"]:
+        return f"all {counts['forget']} records to forget are needed (--forget)"
     for name, option in (("retain", "--retain"), ("held_out", "--held-out")):
-        used = about.get("sets", {}).get(name, {}).get("records", 0)
-        if len(given.get(name) or ()) != used:
-            return f"the {used} {name} records of the run are needed ({option})"
+        if len(given.get(name) or ()) != counts.get(name, 0):
+            return f"the {counts.get(name, 0)} {name} records of the run are needed ({option})"
     kept = steps.get("kept_fisher")
     if kept is not None:
         if kept_fisher is None:
