@@ -4,7 +4,7 @@ Every part leaves a mark that is written whole or not at all, and is passed over
 
     the weights after each step     state/steps.safetensors, replaced in one rename
     the model folder                appears whole, with the run's identifier in unlearning.json
-    the evidence folder             appears whole; then the state folder goes
+    the evidence folder             appears whole, with the run in manifest.json; then the state folder goes
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from fastunlearn.errors import InvalidInputError, OutputError
 from fastunlearn.evidence import EvidenceLog, deterministic
+from fastunlearn.evidence.layout import MANIFEST
 from fastunlearn.operators.state import PassState
 from fastunlearn.production.job import Job
 from fastunlearn.production.proof import prove
@@ -54,12 +55,22 @@ def _load(folder: Path, job: Job):
     return load_model(folder, device=model.device, trust_remote_code=model.trust_remote_code)
 
 
-def _account(folder: Path) -> dict:
+def _read(path: Path) -> dict:
     try:
-        found = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
+
+
+def _account(folder: Path) -> dict:
+    return _read(folder / ACCOUNT)
+
+
+def _is_of(evidence: Path, run: str) -> bool:
+    """Whether the folder is the evidence of that run. That there is one tells nothing: an old one may have been put
+    back."""
+    return _read(evidence / MANIFEST).get("run") == run
 
 
 def _needed(job: Job) -> int:
@@ -130,14 +141,13 @@ def run_job(
         if not (job.state / RUN).is_file():
             _check_places(job)
         state = RunState(job.state, job.identity(_threads(job)), {"requests": [one.id for one in job.requests]})
-        if job.evidence.exists() and _account(job.out).get("run") == state.run:
-            account = _account(job.out)  # killed between the evidence and the end
-        else:
+        account = _account(job.out)
+        if not (_is_of(job.evidence, state.run) and account.get("run") == state.run):  # else killed before the end only
+            refuse_existing(job.evidence)  # another's: told before anything is computed
             log = stack.enter_context(EvidenceLog(state.log, run=state.run))
             log.append("restarted" if state.restarted else "started", threads=_threads(job))
             _make_model(job, state, log, progress, on_step)
             account = _account(job.out)
-            refuse_existing(job.evidence)
             prove(job, log, account, threads=_threads(job), progress=progress)
         if on_done is not None:
             on_done()

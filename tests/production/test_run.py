@@ -135,6 +135,25 @@ def test_it_overwrites_nothing(place, name):
     assert names(place) == BEFORE | {name} and (place / name / "mine").read_text() == "x"
 
 
+@pytest.mark.parametrize("manifest", [None, "{}", '{"run": "another"}', "[]", "x"])
+def test_evidence_that_appears_meanwhile_is_not_taken_for_this_run(place, monkeypatch, manifest):
+    def killed(*_args, **_options):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(module, "prove", killed)
+        run_job(job(place))
+    (place / "evidence").mkdir()
+    if manifest is not None:
+        (place / "evidence" / "manifest.json").write_text(manifest)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="evidence is there already"):
+            run_job(job(place), on_done=lambda: pytest.fail("it was marked as done"))
+    assert (place / "state" / "run.json").is_file()
+    shutil.rmtree(place / "evidence")
+    assert run_job(job(place)).restarted and verify(place / "evidence", model=place / "after").passed
+
+
 def test_a_model_that_appears_meanwhile_is_not_overwritten(place, stop_at_step):
     with pytest.raises(Killed):
         run_job(job(place), on_step=stop_at_step(2))
