@@ -112,7 +112,7 @@ def prove(job: Job, log: EvidenceLog, account: dict, *, threads: int, progress: 
             log=log, before=job.before, after=job.out,
             requests=[Requested(id=one.id, records=list(one.records), received=one.received) for one in job.requests],
             retain=list(job.retain), held_out=list(job.held_out), arguments=job.arguments(),
-            kept_fisher=config.place(config.method.kept_fisher) if config.method.kept_fisher else None,
+            kept_fisher=job.kept_fisher(),
             result={name: value for name, value in account.items() if name != "run"}, metrics=metrics,
             measured_with={**MEASURED_WITH, "seed": measurer.seed, "max_length": measurer.limit,
                            "truncate": config.data.truncate},

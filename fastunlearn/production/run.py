@@ -163,7 +163,6 @@ def _make_model(job: Job, state: RunState, log: EvidenceLog, progress: Progress,
         return
     model, tokenizer = _load(job.before, job)
     method = get_method(job.config.method.name)
-    kept = job.config.place(job.config.method.kept_fisher) if job.config.method.kept_fisher else None
     steps = PassState(state.steps, 0, state.identity) if method.restartable else None
 
     def note(step: dict) -> None:
@@ -172,8 +171,8 @@ def _make_model(job: Job, state: RunState, log: EvidenceLog, progress: Progress,
             on_step(step)
 
     result = unlearn(
-        model, tokenizer, **job.sets(), **job.arguments(), kept_fisher=kept, progress=progress, on_step=note,
-        state=steps,
+        model, tokenizer, **job.sets(), **job.arguments(), kept_fisher=job.kept_fisher(), progress=progress,
+        on_step=note, state=steps,
     )  # fmt: skip
     if len(result.steps) < 2:
         log.close()

@@ -10,6 +10,7 @@ import pytest
 
 from fastunlearn.cli.main import main
 from fastunlearn.errors import InvalidInputError, OutputError
+from fastunlearn.evidence import environment as environment_module
 from fastunlearn.evidence import verify
 from fastunlearn.production import run as module
 from fastunlearn.production.config import load_config
@@ -166,9 +167,11 @@ def test_a_model_that_appears_meanwhile_is_not_overwritten(place, stop_at_step):
 @pytest.mark.parametrize(
     ("change", "word"),
     [("forget.jsonl", "the forget records"), ("retain.jsonl", "the retain records"), ("steps = 3", "method"),
-     ("threads = 1", "run.threads"), ("model", "model.folder")],
+     ("threads = 1", "run.threads"), ("model", "model.folder"), ("spaces", "the held_out records"),
+     ("tokenizer_config.json", "model.folder"), ("config.json", "model.folder"), ("device", "model.device"),
+     ("machine", "the machine and its software")],
 )  # fmt: skip
-def test_a_state_of_another_run_is_refused(place, stop_at_step, change, word):
+def test_a_state_of_another_run_is_refused(place, stop_at_step, monkeypatch, change, word):
     with pytest.raises(Killed):
         run_job(job(place), on_step=stop_at_step(2))
     held = {path.name: path.read_bytes() for path in (place / "state").iterdir()}
@@ -181,6 +184,18 @@ def test_a_state_of_another_run_is_refused(place, stop_at_step, change, word):
         model, tokenizer = load_model(place / "original")
         model.lm_head.weight.data.add_(1e-3)
         save_model(model, tokenizer, place / "original", overwrite=True)
+    elif change == "spaces":  # other tokens, of a text that is the same but for them
+        rows = [json.loads(line) for line in (place / "held_out.jsonl").read_text().splitlines()]
+        rows[0] = {"prompt": rows[0]["prompt"] + " \n ", "completion": rows[0]["completion"].strip()}
+        (place / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif change.endswith(".json"):
+        path = place / "original" / change
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 40}))
+    elif change == "device":
+        path = place / "fastunlearn.toml"
+        path.write_text(path.read_text().replace('folder = "original"', 'folder = "original"\ndevice = "cpu:0"'))
+    elif change == "machine":
+        monkeypatch.setattr(environment_module, "processor", lambda: "another")
     else:
         path = place / "fastunlearn.toml"
         path.write_text(path.read_text().replace(change, change[:-1] + "2"))
