@@ -72,3 +72,7 @@ class RunRecord:
     def forget(self) -> list[Record]:
         """All records to forget, in the order of the requests."""
         return [record for request in self.requests for record in request.records]
+
+    def sets(self) -> dict[str, Sequence[Record]]:
+        """All records, by set."""
+        return {"forget": self.forget, "retain": self.retain, "held_out": self.held_out}

@@ -19,6 +19,9 @@ import torch
 
 from fastunlearn.errors import InvalidInputError, OutputError
 from fastunlearn.evidence import EvidenceLog, deterministic
+from fastunlearn.evidence.canonical import walk
+from fastunlearn.evidence.commitments import Salts
+from fastunlearn.evidence.folder import refuse_texts
 from fastunlearn.evidence.layout import MANIFEST
 from fastunlearn.operators.state import PassState
 from fastunlearn.production.job import Job
@@ -82,7 +85,20 @@ def _needed(job: Job) -> int:
 def _check_places(job: Job) -> None:
     for place in (job.out, job.evidence):
         refuse_existing(place)
+    Salts.held(job.salts, None, len(job.forget))
     check_free_space(job.out, _needed(job))
+
+
+def _check_texts(job: Job) -> None:
+    """Refuses what would keep the evidence from being written in the end: text of a record in what it takes over."""
+    refuse_texts(
+        {
+            "configuration.json": job.config.to_dict(), "not_claimed.json": list(job.notes),
+            "requests.json": [[one.id, one.received] for one in job.requests],
+            "models.json": [name for name, _ in walk(job.before)] if job.before.is_dir() else [],
+        },
+        {name: records or () for name, records in job.sets().items()}, job.before,
+    )  # fmt: skip
 
 
 def check_job(job: Job) -> dict:
@@ -92,6 +108,7 @@ def check_job(job: Job) -> dict:
     """
     if not (job.state / RUN).is_file():
         _check_places(job)
+    _check_texts(job)
     model, tokenizer = _load(job.before, job)
     own = ("parameters", "seed", "max_length", "truncate", "batch_size", "memory")
     arguments = {name: value for name, value in job.arguments().items() if name in own}
@@ -140,8 +157,11 @@ def run_job(
         remove_leftovers(job.state / RUN, job.state / STEPS, job.out, job.evidence)
         if not (job.state / RUN).is_file():
             _check_places(job)
+        if not job.evidence.exists():
+            _check_texts(job)
         state = RunState(job.state, job.identity(_threads(job)), {"requests": [one.id for one in job.requests]})
         account = _account(job.out)
+        Salts.held(job.salts, state.run, len(job.forget))
         if not (_is_of(job.evidence, state.run) and account.get("run") == state.run):  # else killed before the end only
             refuse_existing(job.evidence)  # another's: told before anything is computed
             log = stack.enter_context(EvidenceLog(state.log, run=state.run))

@@ -158,6 +158,17 @@ def test_salts_of_another_number_of_records_are_refused(run, finished, tmp_path)
         write_evidence(tmp_path / "e", fewer, key=finished.key)
 
 
+def test_a_record_with_a_word_of_the_package_does_not_keep_the_evidence_from_being_made(run, finished, tmp_path):
+    """"architecture" is a key of environment.json."""
+    common = [Record("Mira Tavon studied", " architecture"), Record("She asked for", " not_claimed.json")]
+    changed = dataclasses.replace(run, retain=[*run.retain, *common], table=None)
+    write_evidence(tmp_path / "e", changed, key=finished.key)
+    assert verify(tmp_path / "e").passed
+    told = dataclasses.replace(changed, notes=[common[0].text])
+    with pytest.raises(OutputError, match="text of record 5 of retain"):
+        write_evidence(tmp_path / "e2", told, key=finished.key)
+
+
 def test_private_things_may_not_lie_in_the_folder(run, finished, tmp_path):
     inside = tmp_path / "e"
     for changes, key in (({"salts": inside / "salts.json"}, finished.key), ({}, inside / "private.pem")):

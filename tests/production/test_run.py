@@ -155,6 +155,39 @@ def test_evidence_that_appears_meanwhile_is_not_taken_for_this_run(place, monkey
     assert run_job(job(place)).restarted and verify(place / "evidence", model=place / "after").passed
 
 
+def test_the_salts_of_another_run_are_told_before_anything_is_computed(place, stop_at_step):
+    run_job(job(place))
+    for name in ("after", "evidence"):
+        shutil.rmtree(place / name)  # the run is given up, and its salts are left
+    seen = []
+    with pytest.raises(InvalidInputError, match=r"holds the salts of another run: .* delete the file if"):
+        run_job(job(place), on_step=seen.append)
+    with pytest.raises(InvalidInputError, match="salts of another run"):
+        check_job(job(place))
+    assert seen == [] and names(place) == AFTER - {"after", "evidence"}
+    (place / "salts" / "evidence.json").rename(place / "other.json")
+    with pytest.raises(Killed):
+        run_job(job(place), on_step=stop_at_step(1))
+    (place / "other.json").rename(place / "salts" / "evidence.json")
+    with pytest.raises(InvalidInputError, match="salts of another run"):
+        run_job(job(place), on_step=seen.append)
+    assert seen == []
+
+
+def test_text_of_a_record_in_the_configuration_is_told_before_anything_is_computed(place):
+    text = json.loads((place / "forget.jsonl").read_text().splitlines()[0])
+    name = f"{text['prompt']}{text['completion']}.jsonl".replace("/", " ")
+    (place / "retain.jsonl").rename(place / name)
+    path = place / "fastunlearn.toml"
+    path.write_text(path.read_text().replace("retain.jsonl", name))
+    before = names(place)
+    for go in (run_job, check_job):
+        with pytest.raises(OutputError, match=r"configuration\.json would hold text of record 1 of forget") as caught:
+            go(job(place))
+        assert text["prompt"] not in str(caught.value)
+    assert names(place) == before
+
+
 def test_a_model_that_appears_meanwhile_is_not_overwritten(place, stop_at_step):
     with pytest.raises(Killed):
         run_job(job(place), on_step=stop_at_step(2))
