@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastunlearn.errors import InvalidInputError, OutputError
 
+from .as_saved import digest_as_saved
 from .canonical import canonical, file_digest, sha256, unsafe_name, visible, walk
 from .claims import not_claimed
 from .commitments import Salts, record_hash, set_hash
@@ -97,7 +98,10 @@ def _reference(run: RunRecord) -> dict | None:
 
 def _models(run: RunRecord) -> dict:
     found = {"run": run.log.run, "before": model_digest(run.before), "after": model_digest(run.after)}
-    if found["before"]["weights"] == found["after"]["weights"] and took_steps(run.result):
+    saved = digest_as_saved(run.before, run.after, trust_remote_code=run.trust_remote_code)
+    if saved is not None:
+        found["before"]["as_saved"] = saved
+    if (saved or found["before"])["weights"] == found["after"]["weights"] and took_steps(run.result):
         raise InvalidInputError("before and after are the same weights, though steps were taken: check the folders")
     return found | {"reference": _reference(run)}
 

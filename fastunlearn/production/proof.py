@@ -119,7 +119,7 @@ def prove(job: Job, log: EvidenceLog, account: dict, *, threads: int, progress: 
             table=table, attacks=attacks, reference={"kind": kind, "folder": reference}, configuration=config.to_dict(),
             not_claimed=_not_tried(attacks), notes=list(job.notes), salts=job.salts,
             attachments={path.name: path for path in pages}, device=config.model.device, threads=threads,
-            deterministic=True,
+            deterministic=True, trust_remote_code=config.model.trust_remote_code,
         )  # fmt: skip
         write_evidence(job.evidence, record, key=_signing_key(config.place(config.evidence.keys)))
         task.advance()
