@@ -96,7 +96,10 @@ def _run(args: argparse.Namespace) -> None:
         from fastunlearn.errors import OutputError
 
         places = ", ".join(sorted({str(one.path) for one in left})[:5])
-        raise OutputError(f"texts of the requests are still to be found in {places}: delete these files")
+        raise OutputError(
+            f"texts of the requests are still to be found in {places}: find out how they came there, and hand none of "
+            "these files on"
+        )
     if config.requests.purge:
         print("Purged: no text of the requests' records is left in the ledger, the new model's folder or the evidence.")
     print("Delete the requests' records from your own files, their dependent records too.")

@@ -188,24 +188,33 @@ def metrics_add_up(reading: Reading) -> Check:
     if not isinstance(table, dict) or not isinstance(after, dict):
         return Check("sums", None, "there are no figures of single records to add up")
     try:
-        wrong = add_up(table, found.get("intervals"), after, found.get("measured_with") or {})
+        requests = reading.document("requests.json")
+        wrong = add_up(table, found.get("intervals"), after, found.get("measured_with") or {}, requests)
     except InvalidInputError as error:
         return Check("sums", False, f"metrics.json: {error}")
+    if wrong:
+        return Check("sums", False, shortened(wrong))
     counts = ", ".join(f"{len(rows['tokens'])} {name}" for name, rows in table.items())
-    return Check("sums", not wrong, shortened(wrong) or f"the metrics are what the records add up to ({counts})")
+    return Check("sums", True, f"the metrics are what the records add up to ({counts})")
 
 
 def changed_weights(reading: Reading) -> Check:
     """Only weights that the procedure says may change differ between before and after; and some do."""
     models, steps = reading.document("models.json"), reading.document("procedure.json")
-    before, after = _inner(models, "before", "tensors"), _inner(models, "after", "tensors")
+    saved = ("before", "as_saved") if _inner(models, "before", "as_saved") is not None else ("before",)
+    before, after = _inner(models, *saved, "tensors"), _inner(models, "after", "tensors")
     if not isinstance(before, dict) or not isinstance(after, dict) or not isinstance(steps.get("parameters"), list):
         return Check("weights", False, "models.json or procedure.json does not say which weights changed")
     wrong = []
-    for side in ("before", "after"):
-        tensors = _inner(models, side, "tensors")
-        if sha256(canonical(tensors)) != _inner(models, side, "weights"):
-            wrong.append(f"the digest of the weights {side} is not that of its tensors")
+    for side in dict.fromkeys([("before",), saved, ("after",)]):
+        tensors = _inner(models, *side, "tensors")
+        if sha256(canonical(tensors)) != _inner(models, *side, "weights"):
+            wrong.append(f"the digest of the weights {' '.join(side)} is not that of its tensors")
+    if before.keys() != after.keys() and len(saved) == 1:  # by name they are then no pairs
+        name = min(before.keys() ^ after.keys())
+        return Check("weights", False, f"the weights before and after have other names, such as {visible(name)}, and "
+                     "models.json does not have those before as a saved copy has them (as_saved), as this version of "
+                     "fastunlearn writes it: the evidence must be made again")  # fmt: skip
     changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
     others = sorted(name for name in changed if not _may_change(name, steps))
     if others:

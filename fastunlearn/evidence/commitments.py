@@ -67,13 +67,25 @@ class Salts:
             raise InvalidInputError(f"{path} is no file of salts ({visible(error)}); ask the run's owner") from error
 
     @classmethod
+    def held(cls, path: str | os.PathLike, run: str | None, count: int) -> Salts | None:
+        """The salts of the run in ``path``, None where there is no such file. ``run``: None for one that has not begun,
+        whose salts cannot be there. Raises InvalidInputError where they are another run's."""
+        if not os.path.lexists(path):
+            return None
+        found = cls.read(path)
+        if found.run != run or len(found.forget) != count or None in found.forget:
+            raise InvalidInputError(
+                f"{path} holds the salts of another run: give another path, or delete the file if that run was given "
+                "up (without it nobody can show which records a finished run was of)"
+            )
+        return found
+
+    @classmethod
     def make(cls, path: str | os.PathLike, run: str, count: int) -> Salts:
         """The salts of the run in ``path``, which is made (mode 0600) where it is missing. Raises InvalidInputError
         where it is another run's or of another number of records, OutputError."""
-        if os.path.lexists(path):
-            found = cls.read(path)
-            if found.run != run or len(found.forget) != count or None in found.forget:
-                raise InvalidInputError(f"{path} holds the salts of another run; give another path")
+        found = cls.held(path, run, count)
+        if found is not None:
             return found
         found = cls(run, [secrets.token_bytes(32) for _ in range(count)],
                     {name: secrets.token_bytes(32) for name in ("retain", "held_out")})  # fmt: skip

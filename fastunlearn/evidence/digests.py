@@ -6,6 +6,7 @@ import hashlib
 import json
 import mmap
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,7 +15,10 @@ from fastunlearn.errors import ModelFolderError
 
 from .canonical import canonical, file_digest, sha256, unsafe_name, visible, walk
 
-__all__ = ["code_digest", "folder_digest", "kernels_digest", "model_digest", "tensor_digests", "weights_digest"]
+__all__ = [
+    "code_digest", "folder_digest", "kernels_digest", "model_digest", "package_texts", "tensor_digests",
+    "weights_digest",
+]  # fmt: skip
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -97,6 +101,12 @@ def _package_files(suffixes: tuple[str, ...]) -> dict[str, str]:
             if not unsafe_name(name):
                 found[name] = file_digest(path.resolve())[0]
     return found
+
+
+def package_texts() -> Iterator[bytes]:
+    """The installed fastunlearn sources, file by file."""
+    for name in _package_files((".py",)):
+        yield (_PACKAGE / name).read_bytes()
 
 
 def code_digest() -> dict:

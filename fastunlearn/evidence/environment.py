@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .digests import code_digest, kernels_digest
 
-__all__ = ["differences", "environment", "processor"]
+__all__ = ["differences", "environment", "machine_type", "processor"]
 
 #: What must be the same for the same bits: by these paths in :func:`environment`.
 _MACHINE_TYPE = (
@@ -56,11 +56,16 @@ def environment(threads: int, *, deterministic: bool) -> dict:
     }  # fmt: skip
 
 
+def machine_type(about: dict) -> dict[str, object]:
+    """Of what :func:`environment` gives, all that bits depend on."""
+    return {f"{section} {name}": about.get(section, {}).get(name) for section, name in _MACHINE_TYPE}
+
+
 def differences(recorded: dict, here: dict) -> list[str]:
     """In what this machine differs from the recorded one where bits depend on it; [] for the same machine type."""
     found = []
-    for section, name in _MACHINE_TYPE:
-        then, now = recorded.get(section, {}).get(name), here.get(section, {}).get(name)
-        if then != now:
-            found.append(f"{section} {name}" if name == "digest" else f"{section} {name}: {then!r} then, {now!r} here")
+    then, now = machine_type(recorded), machine_type(here)
+    for what in then:
+        if then[what] != now[what]:
+            found.append(what if what.endswith(" digest") else f"{what}: {then[what]!r} then, {now[what]!r} here")
     return found

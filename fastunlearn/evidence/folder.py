@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastunlearn.errors import InvalidInputError, OutputError
 
+from .as_saved import digest_as_saved
 from .canonical import canonical, file_digest, sha256, unsafe_name, visible, walk
 from .claims import not_claimed
 from .commitments import Salts, record_hash, set_hash
 from .digests import model_digest
 from .environment import environment
 from .keys import fingerprint, load_private, public_pem, sign
+from .known import known_texts
 from .layout import FIELDS, FORMAT, LOG, MANIFEST, OPENSSF, OPENSSF_MODEL, OWN, PUBLIC_KEY, SIGNATURE, field_digests
 from .openssf import sign_folder
 from .procedure import procedure, took_steps
 from .run import RunRecord
-from .table import SETS, add_up, intervals
+from .table import add_up, intervals
 from .traces import find_traces
 
-__all__ = ["write_evidence"]
+if TYPE_CHECKING:
+    from fastunlearn.data.records import Record
+
+__all__ = ["refuse_texts", "write_evidence"]
 
 _MOST_OTHERS = 2000  # retained and held-out records, each, whose text is searched for in what is written
 
@@ -53,13 +60,20 @@ def _requests(run: RunRecord, salts: Salts) -> dict:
     }
 
 
+def _counts(run: RunRecord) -> dict:
+    """As much of requests.json as says how many records there are; the hashes come last, with the salts."""
+    others = {"retain": run.retain, "held_out": run.held_out}
+    return {"requests": [{"records": one.records} for one in run.requests],
+            "sets": {name: {"records": len(records)} for name, records in others.items()}}  # fmt: skip
+
+
 def _metrics(run: RunRecord) -> dict:
     """Raises InvalidInputError where the table does not add up to the metrics: one of the two is wrong."""
     missing = {"before", "after"} - set(run.metrics)
     if missing:
         raise InvalidInputError(f"metrics lacks {', '.join(sorted(missing))}: give what measure() returned")
     if run.table is not None:
-        wrong = add_up(run.table, None, run.metrics["after"], run.measured_with)
+        wrong = add_up(run.table, None, run.metrics["after"], run.measured_with, _counts(run))
         if wrong:
             raise InvalidInputError(f"table and metrics are not of the same model and records: {wrong[0]}")
     return {
@@ -84,7 +98,10 @@ def _reference(run: RunRecord) -> dict | None:
 
 def _models(run: RunRecord) -> dict:
     found = {"run": run.log.run, "before": model_digest(run.before), "after": model_digest(run.after)}
-    if found["before"]["weights"] == found["after"]["weights"] and took_steps(run.result):
+    saved = digest_as_saved(run.before, run.after, trust_remote_code=run.trust_remote_code)
+    if saved is not None:
+        found["before"]["as_saved"] = saved
+    if (saved or found["before"])["weights"] == found["after"]["weights"] and took_steps(run.result):
         raise InvalidInputError("before and after are the same weights, though steps were taken: check the folders")
     return found | {"reference": _reference(run)}
 
@@ -168,7 +185,7 @@ def write_evidence(folder: str | os.PathLike, run: RunRecord, *, key: str | os.P
         (stage / FIELDS).write_bytes(_document({name: field_digests(one) for name, one in documents.items()}))
         (stage / PUBLIC_KEY).write_bytes(public_pem(private))
         _attach(stage, run.attachments)
-        _refuse_traces(stage, run)
+        refuse_traces([stage, run.log.path], run.sets(), known_texts(run.before, run.after))
         files = _files(stage)
         models = {name: documents["models.json"][name]["weights"] for name in ("before", "after")}
         requests = [request.id for request in run.requests]
@@ -185,13 +202,25 @@ def write_evidence(folder: str | os.PathLike, run: RunRecord, *, key: str | os.P
     return Path(folder)
 
 
-def _refuse_traces(stage: Path, run: RunRecord) -> None:
-    records = {name: list(getattr(run, name))[: None if name == "forget" else _MOST_OTHERS] for name in SETS}
-    for name in SETS:
-        traces = find_traces([stage, run.log.path], records[name])
+def refuse_traces(places: Sequence[Path], sets: Mapping[str, Sequence[Record]], known: Iterable[bytes]) -> None:
+    """Raises OutputError where a file under ``places`` holds text of the records, beyond what ``known`` has of it."""
+    known = list(known)
+    for name, records in sets.items():
+        some = list(records)[: None if name == "forget" else _MOST_OTHERS]
+        traces = find_traces(places, some, known=known)
         if traces:
             where = Path(traces[0].path).name
             raise OutputError(
                 f"no evidence was written: {visible(where)} would hold text of record {traces[0].record + 1} of {name} "
                 f"(byte {traces[0].offset}); take it out of what was given for that file"
             )
+
+
+def refuse_texts(
+    documents: Mapping[str, object], sets: Mapping[str, Sequence[Record]], before: str | os.PathLike
+) -> None:
+    """What :func:`write_evidence` would refuse of the ``documents``, by file name: to be asked before computing."""
+    with tempfile.TemporaryDirectory(prefix="fastunlearn-") as place:
+        for name, document in documents.items():
+            (Path(place) / name).write_bytes(_document(document))
+        refuse_traces([Path(place)], sets, known_texts(before))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastunlearn.errors import FastUnlearnError
 
+from .as_saved import digest_as_saved
 from .canonical import visible
 from .commitments import Salts, match, set_hash
 from .digests import model_digest
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["model", "records"]
 
 
-def model(reading: Reading, folder: str | Path, side: str) -> Check:
-    """Whether the model in ``folder`` is the one of ``side`` (``before``, ``after``, ``reference``)."""
+def model(reading: Reading, folder: str | Path, side: str, *, trust_remote_code: bool = False) -> Check:
+    """Whether the model in ``folder`` is the one of ``side`` (``before``, ``after``, ``reference``); and its weights by
+    the names of a saved copy those that are stated, where they are."""
     name = f"model {side}"
     models = reading.document("models.json")
     stated = models.get(side)
@@ -44,7 +46,27 @@ def model(reading: Reading, folder: str | Path, side: str) -> Check:
     if others:
         which = shortened([visible(one) for one in others])
         return Check(name, False, f"the weights are those of this run, but {which} differs, is missing or was added")
+    if "as_saved" in stated:
+        why = _why_not_saved(reading, folder, stated["as_saved"], trust_remote_code)
+        if why:
+            return Check(name, False, why)
     return Check(name, True, f"{visible(folder)} is the model {side}, to the bit ({len(found['tensors'])} tensors)")
+
+
+def _why_not_saved(reading: Reading, folder: str | Path, stated: object, trust_remote_code: bool) -> str:
+    """Why the stated weights as they are saved are not those of ``folder``, "" where they are: what the check of the
+    changed weights relies on."""
+    try:
+        found = digest_as_saved(folder, None, trust_remote_code=trust_remote_code)
+    except FastUnlearnError as error:
+        return f"its weights cannot be saved again, to compare them with the model after: {visible(error)}"
+    tensors = stated.get("tensors") if isinstance(stated, dict) else None
+    if not isinstance(tensors, dict) or tensors == found["tensors"]:
+        return "" if isinstance(tensors, dict) else "models.json does not say what its weights are in a saved copy"
+    versions = reading.document("environment.json").get("versions")
+    then = versions.get("transformers") if isinstance(versions, dict) else None
+    return (f"the weights are those of this run, but not as models.json has them in a saved copy: "
+            f"{_differing(tensors, found['tensors'])} (saved with transformers {visible(then)} then)")  # fmt: skip
 
 
 def _differing(stated: dict, found: dict) -> str:

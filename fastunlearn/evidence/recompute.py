@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from fastunlearn.errors import FastUnlearnError, InvalidInputError
 
+from .as_saved import as_saved, tensor_forms
 from .canonical import file_digest, visible
 from .determinism import deterministic
 from .digests import model_digest
 from .environment import differences, environment
 from .reading import Reading, shortened
 from .result import Check
-from .table import SETS
+from .table import SETS, used
 
 if TYPE_CHECKING:
     from fastunlearn.data.records import Record
@@ -33,13 +34,12 @@ _NOT_ARGUMENTS = {"forget", "retain", "held_out", "kept_fisher", "model", "token
 def _needs(reading: Reading, given: Mapping[str, Sequence[Record]], kept_fisher) -> str:
     """What is missing for a re-computation, "" where nothing is."""
     about, steps = reading.document("requests.json"), reading.document("procedure.json")
-    count = sum(len(request["records"]) for request in about.get("requests", []))
-    if len(given.get("forget") or ()) != count:
-        return f"all {count} records to forget are needed (--forget)"
+    counts = used(about)
+    if len(given.get("forget") or ()) != counts["forget"]:
+        return f"all {counts['forget']} records to forget are needed (--forget)"
     for name, option in (("retain", "--retain"), ("held_out", "--held-out")):
-        used = about.get("sets", {}).get(name, {}).get("records", 0)
-        if len(given.get(name) or ()) != used:
-            return f"the {used} {name} records of the run are needed ({option})"
+        if len(given.get(name) or ()) != counts.get(name, 0):
+            return f"the {counts.get(name, 0)} {name} records of the run are needed ({option})"
     kept = steps.get("kept_fisher")
     if kept is not None:
         if kept_fisher is None:
@@ -64,21 +64,18 @@ def _update(reading: Reading, before: Path, given, kept_fisher, out: Path, devic
 
 
 def _squares(folder: Path, other: Path) -> float:
-    """Sum of squared differences of two model folders' tensors, float64."""
-    pairs = zip(_tensors(folder), _tensors(other), strict=True)
-    return sum(float((one.double() - two.double()).square().sum()) for one, two in pairs)
-
-
-def _tensors(folder: Path):
+    """Sum of squared differences of two model folders' tensors of the same name, float64. Raises InvalidInputError
+    where one lacks a tensor of the other, or has it in another shape."""
     from safetensors import safe_open
 
-    places = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), path)
-    for name in sorted(places):
-        with safe_open(places[name], framework="pt") as file:
-            yield file.get_tensor(name)
+    ours, theirs = tensor_forms(folder), tensor_forms(other)
+    total = 0.0
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in ours or name not in theirs or ours[name][2] != theirs[name][2]:
+            raise InvalidInputError(f"{folder} and {other} are no pair: one has another {visible(name)}")
+        with safe_open(ours[name][0], framework="pt") as one, safe_open(theirs[name][0], framework="pt") as two:
+            total += float((one.get_tensor(name).double() - two.get_tensor(name).double()).square().sum())
+    return total
 
 
 def recompute(
@@ -106,17 +103,18 @@ def recompute(
                 wrong = sorted(name for name, digest in found["tensors"].items() if digest != then.get(name))
                 return Check("update", False, "the stated procedure does not give the model after on the same type of "
                              f"machine: {len(wrong)} of {len(then)} tensors differ ({visible(wrong[:1])})")  # fmt: skip
-            return _near(Path(before), out, model, tolerance, other)
+            return _near(Path(before), out, model, tolerance, other, trust_remote_code)
     except (FastUnlearnError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         return Check("update", False, f"the stated procedure cannot be run again: {visible(error)}")
 
 
-def _near(before: Path, again: Path, model, tolerance: float, other: list[str]) -> Check:
+def _near(before: Path, again: Path, model, tolerance: float, other: list[str], trust: bool) -> Check:
     why = shortened([visible(one) for one in other]) or "the run was not made in the deterministic mode"
     if model is None:
         return Check("update", False, f"computed again with other bits, as may be ({why}); give the model after "
                      "(--model) to see how near they are")  # fmt: skip
-    length = math.sqrt(_squares(before, Path(model)))
+    with as_saved(before, model, trust_remote_code=trust) as place:
+        length = math.sqrt(_squares(place, Path(model)))
     if length == 0:
         raise InvalidInputError("the model handed over is the one before")
     far = math.sqrt(_squares(again, Path(model))) / length

@@ -42,7 +42,8 @@ class RunRecord:
     - ``configuration``: all of it, as the user gave it. ``not_claimed``, ``notes``: sentences added to the usual ones.
     - ``salts``: the private file of salts, outside of the folder; made where it is missing.
     - ``attachments``: files (paths) or texts to take in, by name.
-    - ``device``, ``threads``, ``deterministic``: how it was computed.
+    - ``device``, ``threads``, ``deterministic``: how it was computed. ``trust_remote_code``: whether the model before
+      may run its Python files, where it must be loaded for the names that its weights have in a saved copy.
     """
 
     log: EvidenceLog
@@ -67,8 +68,13 @@ class RunRecord:
     attachments: Mapping[str, object] = field(default_factory=dict)
     device: str = "cpu"
     deterministic: bool = False
+    trust_remote_code: bool = False
 
     @property
     def forget(self) -> list[Record]:
         """All records to forget, in the order of the requests."""
         return [record for request in self.requests for record in request.records]
+
+    def sets(self) -> dict[str, Sequence[Record]]:
+        """All records, by set."""
+        return {"forget": self.forget, "retain": self.retain, "held_out": self.held_out}

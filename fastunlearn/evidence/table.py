@@ -4,6 +4,7 @@ measured again and all of them be added up again. Numbers only; records are name
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
     from fastunlearn.data.records import Record
 
-__all__ = ["SETS", "add_up", "encoded_sets", "intervals", "record_table", "rows_of"]
+__all__ = ["SETS", "add_up", "bootstrap_options", "encoded_sets", "intervals", "record_table", "rows_of", "used"]
 
 SETS = ("forget", "retain", "held_out")
 _MOST_RESAMPLES = 1_000_000  # a folder may come from anybody: its check must end
 _CLOSE = 1e-9  # sums of the same float64 numbers in another order
+_LARGEST_LOSS = math.log(sys.float_info.max)  # whose perplexity is beyond a float, and stated as None
 
 
 def encoded_sets(
@@ -68,6 +70,12 @@ def record_table(
     return {name: rows_of(model, found, pad_token_id=pad, batch_size=batch_size) for name, found in samples.items()}
 
 
+def used(requests: Mapping) -> dict[str, int]:
+    """How many records of each set a run used, as requests.json says it. Raises where that is damaged (any error)."""
+    others = {name: about["records"] for name, about in requests["sets"].items()}
+    return {"forget": sum(len(one["records"]) for one in requests["requests"])} | others
+
+
 def _far(stated: object, found: float) -> bool:
     if isinstance(stated, bool) or not isinstance(stated, (int, float)):
         return True
@@ -80,6 +88,8 @@ def _losses(rows: Mapping) -> list[float]:
 
 def _sums(rows: Mapping) -> dict[str, float]:
     tokens = sum(rows["tokens"])
+    if not len(rows["tokens"]) == len(rows["correct"]) == len(rows["log_prob"]):
+        raise ValueError("columns of different lengths")
     return {
         "loss": -math.fsum(rows["log_prob"]) / tokens,
         "accuracy": sum(rows["correct"]) / tokens,
@@ -88,8 +98,8 @@ def _sums(rows: Mapping) -> dict[str, float]:
     }
 
 
-def _options(measured_with: Mapping) -> dict:
-    """Of the bootstrap. Raises ValueError for so many resamples that a check would not end."""
+def bootstrap_options(measured_with: Mapping) -> dict:
+    """``level``, ``resamples``, ``seed``. Raises ValueError for so many resamples that a check would not end."""
     options = {key: measured_with[key] for key in ("level", "resamples", "seed") if key in measured_with}
     if not 0 < options.get("resamples", 1) <= _MOST_RESAMPLES:
         raise ValueError("resamples")
@@ -109,30 +119,35 @@ def intervals(table: Mapping, measured_with: Mapping) -> dict[str, dict]:
     for name, rows in table.items():
         tokens = np.array(rows["tokens"], dtype=np.float64)
         for key, values in (("loss", -np.array(rows["log_prob"])), ("accuracy", np.array(rows["correct"], float))):
-            one = interval(ratio, np.stack([values, tokens], axis=1), **_options(measured_with))
+            one = interval(ratio, np.stack([values, tokens], axis=1), **bootstrap_options(measured_with))
             found.setdefault(name, {})[key] = [one.low, one.high]
     return found
 
 
-def add_up(table: Mapping, stated: Mapping | None, metrics: Mapping, measured_with: Mapping) -> list[str]:
+def add_up(
+    table: Mapping, stated: Mapping | None, metrics: Mapping, measured_with: Mapping, requests: Mapping
+) -> list[str]:
     """Where ``metrics`` (of the model after) and ``stated`` intervals are not what the table gives, each in words; []
     where all are.
 
-    Checks loss, accuracy and counts of every set in the table, and the membership attack with its interval. Raises
+    Checks that the table has a row for every record of ``requests`` (what requests.json holds), and that whatever is
+    stated has its rows and the other way round: a set left out of the table would let anything be stated of it. Then
+    loss, perplexity, accuracy and counts of every set, and the membership attack with its interval. Raises
     InvalidInputError for what is no table.
     """
     wrong = []
     try:
-        for name, rows in table.items():
-            said = metrics.get(name) or {}
-            pairs = [(f"{name} {key}", said[key], found) for key, found in _sums(rows).items() if key in said]
-            wrong += _differing(pairs)
-        if metrics.get("membership") and {"forget", "held_out"} <= table.keys():
-            wrong += _membership(table, metrics["membership"], measured_with)
+        records = used(requests)
+        wrong += [f"the table has figures of {visible(name)}, which is no set" for name in table if name not in SETS]
+        for name in SETS:
+            wrong += _of_set(name, table.get(name), metrics.get(name), records.get(name, 0))
+        wrong += _membership(table, metrics.get("membership"), measured_with)
         if stated is not None:
+            wrong += [f"intervals of {visible(name)} are stated, the table of records has no figures of it"
+                      for name in stated if name not in table]  # fmt: skip
             wrong += _differing([
                 (f"{name} {key} {end}", stated[name][key][index], value)
-                for name, found in intervals(table, measured_with).items()
+                for name, found in intervals({n: table[n] for n in SETS if n in table}, measured_with).items()
                 for key, ends in found.items()
                 for index, (end, value) in enumerate(zip(("low", "high"), ends, strict=True))
             ])  # fmt: skip
@@ -141,18 +156,40 @@ def add_up(table: Mapping, stated: Mapping | None, metrics: Mapping, measured_wi
     return wrong
 
 
+def _of_set(name: str, rows: Mapping | None, said: Mapping | None, records: int) -> list[str]:
+    if rows is None and said is not None:
+        return [f"{name} is stated, the table of records has no figures of it"]
+    if rows is None:
+        return [f"the table has no figures of {name}, of which the run used {records} records"] if records else []
+    count = len(rows["tokens"])
+    wrong = [f"the table has figures of {count} {name} records, the run used {records}"] if count != records else []
+    if said is None:
+        return [*wrong, f"the table of records has figures of {name}, nothing is stated of it"]
+    sums = _sums(rows)
+    wrong += _differing([(f"{name} {key}", said.get(key), found) for key, found in sums.items()])
+    perplexity = math.exp(sums["loss"]) if sums["loss"] < _LARGEST_LOSS else math.inf
+    if said.get("perplexity") is None and perplexity == math.inf:
+        return wrong  # as measure() states it
+    return wrong + _differing([(f"{name} perplexity", said.get("perplexity"), perplexity)])
+
+
 def _differing(pairs: list[tuple[str, object, float]]) -> list[str]:
     return [f"{what}: {visible(said)} is stated, the table of records gives {found:.6g}"
             for what, said, found in pairs if _far(said, found)]  # fmt: skip
 
 
-def _membership(table: Mapping, stated: Mapping, measured_with: Mapping) -> list[str]:
+def _membership(table: Mapping, stated: Mapping | None, measured_with: Mapping) -> list[str]:
+    there = {"forget", "held_out"} <= table.keys()
+    if stated is None:
+        return ["membership is not stated, the table of records has both of its sets"] if there else []
+    if not there:
+        return ["membership is stated, the table of records lacks one of its two sets"]
     from fastunlearn.audit.bootstrap import interval
     from fastunlearn.audit.membership import auc
 
-    options = _options(measured_with)
+    options = bootstrap_options(measured_with)
     if "level" in stated:
         options["level"] = stated["level"]
     found = interval(auc, _losses(table["forget"]), _losses(table["held_out"]), **options)
     pairs = (("auc", found.value), ("low", found.low), ("high", found.high))
-    return _differing([(f"membership {key}", stated[key], value) for key, value in pairs if key in stated])
+    return _differing([(f"membership {key}", stated.get(key), value) for key, value in pairs])

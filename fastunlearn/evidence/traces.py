@@ -76,20 +76,40 @@ def _token_spellings(ids: Sequence[int]) -> Iterator[bytes]:
         yield comma.join(map(str, ids)).encode("ascii")
 
 
-def _needles(records: Sequence[Record], tokenizer) -> dict[bytes, tuple[int, str]]:
-    found: dict[bytes, tuple[int, str]] = {}
+def _needles(records: Sequence[Record], tokenizer, known: Iterable[bytes]) -> dict[bytes, tuple[int, str]]:
+    """Every spelling of every window, with the first record that has it. A window that ``known`` holds in one spelling
+    is left out in all."""
+    pieces: dict[tuple[bytes, ...], tuple[int, str]] = {}
     for number, record in enumerate(records):
         for part in {record.text, record.text.strip(), record.completion.strip()}:
             for window in _windows(part):
-                for needle in _spellings(window):
-                    found.setdefault(needle, (number, "text"))
+                pieces.setdefault(tuple(_spellings(window)), (number, "text"))
         if tokenizer is not None:
             ids = tokenizer(record.text, add_special_tokens=False)["input_ids"]
             last = len(ids) - TOKENS
             for start in {*range(0, last + 1, TOKENS), last} if last >= 0 else ():
-                for needle in _token_spellings(ids[start : start + TOKENS]):
-                    found.setdefault(needle, (number, "tokens"))
-    return {needle: where for needle, where in found.items() if len(needle) >= _WORD}
+                pieces.setdefault(tuple(_token_spellings(ids[start : start + TOKENS])), (number, "tokens"))
+    told = _told(pieces, known)
+    found: dict[bytes, tuple[int, str]] = {}
+    for number, (spellings, where) in enumerate(pieces.items()):
+        for needle in spellings if number not in told else ():
+            if len(needle) >= _WORD:
+                found.setdefault(needle, where)
+    return found
+
+
+def _told(pieces: Iterable[tuple[bytes, ...]], known: Iterable[bytes]) -> set[int]:
+    """The numbers of the pieces that a text of ``known`` holds, in whatever spelling."""
+    owners: dict[bytes, list[int]] = {}
+    for number, spellings in enumerate(pieces):
+        for needle in spellings:
+            if len(needle) >= _WORD:
+                owners.setdefault(needle, []).append(number)
+    needles = list(owners)
+    text = b"\n\0\n".join(known)  # one pass: what is done for each text costs more than many small ones are long
+    search = _Search({needle: (place, "") for place, needle in enumerate(needles)})
+    hit = {place for _, place, _ in search.places(text)} if text and needles else set()
+    return {number for place in hit for number in owners[needles[place]]}
 
 
 class _Search:
@@ -136,15 +156,19 @@ def _files(places: Iterable[str | os.PathLike]) -> Iterator[Path]:
 
 
 def find_traces(
-    places: str | os.PathLike | Iterable[str | os.PathLike], records: Sequence[Record], tokenizer=None
-) -> list[Trace]:
+    places: str | os.PathLike | Iterable[str | os.PathLike], records: Sequence[Record], tokenizer=None, *,
+    known: Iterable[bytes] = (),
+) -> list[Trace]:  # fmt: skip
     """Every file under ``places`` (files or folders) that holds text, or with ``tokenizer`` token numbers, of the
     records: the first place of each record in each file. [] where nothing was found. File names are searched too.
+
+    ``known``: texts that hold nothing of the records; what a record has in common with them (an ordinary word that is
+    an answer) is no trace of it (:func:`~fastunlearn.evidence.known.known_texts`).
 
     A place that is not there holds nothing; a link is not followed. Raises InvalidInputError for a file that cannot be
     read.
     """
-    needles = _needles(records, tokenizer)
+    needles = _needles(records, tokenizer, known)
     if not needles:
         return []
     search, found = _Search(needles), []

@@ -86,7 +86,7 @@ def verify(
     result.checks += _openssf(reading, openssf_public_key, model)
     for side, place in (("after", model), ("before", before), ("reference", reference)):
         if place is not None:
-            result.checks.append(handed_over.model(reading, place, side))
+            result.checks.append(handed_over.model(reading, place, side, trust_remote_code=trust_remote_code))
     places = None
     if salts is not None:
         check, places = handed_over.records(reading, given, salts)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.evidence import Trace, find_traces
+from fastunlearn.evidence.known import known_as_saved, known_texts
 from fastunlearn.production.config import check_method
 from fastunlearn.production.dependents import near_duplicates
 from fastunlearn.production.job import Asked, Job, read_set
@@ -139,11 +141,14 @@ def _state(config: Config, run: Run) -> Path:
 
 def _left(gathered: Gathered, ledger: Ledger) -> list[Trace]:
     """Where the texts of the requests' records are still to be found in what the run made, and in the ledger. With
-    requests that have come in since, the ledger is not searched: like records have words in common."""
+    requests that have come in since, the ledger is not searched: like records have words in common. What they have in
+    common with the tokenizer of the model before, or with fastunlearn's own words, is no trace of them."""
     places = [gathered.job.out, gathered.job.evidence]
     if all(one.status == "done" for one in ledger.requests()):
         places.append(ledger.path)
-    return find_traces(places, gathered.job.forget)
+    before, trust = gathered.job.before, gathered.job.config.model.trust_remote_code
+    known = chain(known_texts(before, gathered.job.out), known_as_saved(before, trust_remote_code=trust))
+    return find_traces(places, gathered.job.forget, known=known)
 
 
 def would_be(config: Config) -> Job:

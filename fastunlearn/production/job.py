@@ -61,21 +61,44 @@ class Job:
         }  # fmt: skip
 
     def identity(self, threads: int) -> dict[str, str]:
-        """What must be the same for a restart to go on, by the words that a message would use."""
+        """What must be the same for a restart to go on, by the words that a message would use: all that decides the
+        bits of the weights, since the evidence will say that one computation gave them."""
         from fastunlearn import __version__
+        from fastunlearn.evidence.commitments import set_hash
         from fastunlearn.evidence.digests import model_digest
+        from fastunlearn.evidence.environment import environment, machine_type
 
         config = self.config.to_dict()
-        words = {
-            "model.folder": model_digest(self.before)["weights"],
-            "method": json.dumps([config["method"], config["data"]["max_length"], config["data"]["truncate"]]),
-            "run.threads": str(threads),
+        del config["method"]["kept_fisher"]  # its content counts, not its path
+        facts = {
+            "model.folder": model_digest(self.before)["files"],
+            "model.device": config["model"]["device"],
+            "model.trust_remote_code": config["model"]["trust_remote_code"],
+            "method": [config["method"], config["data"]["max_length"], config["data"]["truncate"]],
+            "method.kept_fisher": self._kept_digest(),
+            "run.threads": threads,
             "the version of fastunlearn": __version__,
-            "the requests": json.dumps([one.id for one in self.requests]),
+            "the machine and its software": machine_type(environment(threads, deterministic=True)),
+            "the requests": [[one.id, len(one.records)] for one in self.requests],
         }
-        for name, records in self.sets().items():
-            words[f"the {name} records"] = json.dumps([record.digest() for record in records or ()])
-        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in words.items()}
+        for name, records in self.sets().items():  # to the last white space: other spaces may be other tokens
+            facts[f"the {name} records"] = set_hash(records or (), b"")
+        return {name: hashlib.sha256(json.dumps(fact, sort_keys=True).encode()).hexdigest()
+                for name, fact in facts.items()}  # fmt: skip
+
+    def kept_fisher(self) -> Path | None:
+        """The file of the kept Fisher, None where the method has none."""
+        name = self.config.method.kept_fisher
+        return self.config.place(name) if name else None
+
+    def _kept_digest(self) -> str:
+        from fastunlearn.evidence.canonical import file_digest
+
+        path = self.kept_fisher()
+        try:
+            return "" if path is None else file_digest(path)[0]
+        except OSError as error:
+            raise InvalidInputError(f"method.kept_fisher: {path} cannot be read: {error.strerror or error}") from error
 
 
 def read_set(config: Config, name: str) -> list[Record]:

@@ -112,14 +112,14 @@ def prove(job: Job, log: EvidenceLog, account: dict, *, threads: int, progress: 
             log=log, before=job.before, after=job.out,
             requests=[Requested(id=one.id, records=list(one.records), received=one.received) for one in job.requests],
             retain=list(job.retain), held_out=list(job.held_out), arguments=job.arguments(),
-            kept_fisher=config.place(config.method.kept_fisher) if config.method.kept_fisher else None,
+            kept_fisher=job.kept_fisher(),
             result={name: value for name, value in account.items() if name != "run"}, metrics=metrics,
             measured_with={**MEASURED_WITH, "seed": measurer.seed, "max_length": measurer.limit,
                            "truncate": config.data.truncate},
             table=table, attacks=attacks, reference={"kind": kind, "folder": reference}, configuration=config.to_dict(),
             not_claimed=_not_tried(attacks), notes=list(job.notes), salts=job.salts,
             attachments={path.name: path for path in pages}, device=config.model.device, threads=threads,
-            deterministic=True,
+            deterministic=True, trust_remote_code=config.model.trust_remote_code,
         )  # fmt: skip
         write_evidence(job.evidence, record, key=_signing_key(config.place(config.evidence.keys)))
         task.advance()

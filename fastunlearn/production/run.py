@@ -4,7 +4,7 @@ Every part leaves a mark that is written whole or not at all, and is passed over
 
     the weights after each step     state/steps.safetensors, replaced in one rename
     the model folder                appears whole, with the run's identifier in unlearning.json
-    the evidence folder             appears whole; then the state folder goes
+    the evidence folder             appears whole, with the run in manifest.json; then the state folder goes
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ import torch
 
 from fastunlearn.errors import InvalidInputError, OutputError
 from fastunlearn.evidence import EvidenceLog, deterministic
+from fastunlearn.evidence.canonical import walk
+from fastunlearn.evidence.commitments import Salts
+from fastunlearn.evidence.folder import refuse_texts
+from fastunlearn.evidence.layout import MANIFEST
 from fastunlearn.operators.state import PassState
 from fastunlearn.production.job import Job
 from fastunlearn.production.proof import prove
@@ -54,12 +58,22 @@ def _load(folder: Path, job: Job):
     return load_model(folder, device=model.device, trust_remote_code=model.trust_remote_code)
 
 
-def _account(folder: Path) -> dict:
+def _read(path: Path) -> dict:
     try:
-        found = json.loads((folder / ACCOUNT).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
+
+
+def _account(folder: Path) -> dict:
+    return _read(folder / ACCOUNT)
+
+
+def _is_of(evidence: Path, run: str) -> bool:
+    """Whether the folder is the evidence of that run. That there is one tells nothing: an old one may have been put
+    back."""
+    return _read(evidence / MANIFEST).get("run") == run
 
 
 def _needed(job: Job) -> int:
@@ -71,7 +85,20 @@ def _needed(job: Job) -> int:
 def _check_places(job: Job) -> None:
     for place in (job.out, job.evidence):
         refuse_existing(place)
+    Salts.held(job.salts, None, len(job.forget))
     check_free_space(job.out, _needed(job))
+
+
+def _check_texts(job: Job) -> None:
+    """Refuses what would keep the evidence from being written in the end: text of a record in what it takes over."""
+    refuse_texts(
+        {
+            "configuration.json": job.config.to_dict(), "not_claimed.json": list(job.notes),
+            "requests.json": [[one.id, one.received] for one in job.requests],
+            "models.json": [name for name, _ in walk(job.before)] if job.before.is_dir() else [],
+        },
+        {name: records or () for name, records in job.sets().items()}, job.before,
+    )  # fmt: skip
 
 
 def check_job(job: Job) -> dict:
@@ -81,6 +108,7 @@ def check_job(job: Job) -> dict:
     """
     if not (job.state / RUN).is_file():
         _check_places(job)
+    _check_texts(job)
     model, tokenizer = _load(job.before, job)
     own = ("parameters", "seed", "max_length", "truncate", "batch_size", "memory")
     arguments = {name: value for name, value in job.arguments().items() if name in own}
@@ -129,15 +157,17 @@ def run_job(
         remove_leftovers(job.state / RUN, job.state / STEPS, job.out, job.evidence)
         if not (job.state / RUN).is_file():
             _check_places(job)
+        if not job.evidence.exists():
+            _check_texts(job)
         state = RunState(job.state, job.identity(_threads(job)), {"requests": [one.id for one in job.requests]})
-        if job.evidence.exists() and _account(job.out).get("run") == state.run:
-            account = _account(job.out)  # killed between the evidence and the end
-        else:
+        account = _account(job.out)
+        Salts.held(job.salts, state.run, len(job.forget))
+        if not (_is_of(job.evidence, state.run) and account.get("run") == state.run):  # else killed before the end only
+            refuse_existing(job.evidence)  # another's: told before anything is computed
             log = stack.enter_context(EvidenceLog(state.log, run=state.run))
             log.append("restarted" if state.restarted else "started", threads=_threads(job))
             _make_model(job, state, log, progress, on_step)
             account = _account(job.out)
-            refuse_existing(job.evidence)
             prove(job, log, account, threads=_threads(job), progress=progress)
         if on_done is not None:
             on_done()
@@ -153,7 +183,6 @@ def _make_model(job: Job, state: RunState, log: EvidenceLog, progress: Progress,
         return
     model, tokenizer = _load(job.before, job)
     method = get_method(job.config.method.name)
-    kept = job.config.place(job.config.method.kept_fisher) if job.config.method.kept_fisher else None
     steps = PassState(state.steps, 0, state.identity) if method.restartable else None
 
     def note(step: dict) -> None:
@@ -162,8 +191,8 @@ def _make_model(job: Job, state: RunState, log: EvidenceLog, progress: Progress,
             on_step(step)
 
     result = unlearn(
-        model, tokenizer, **job.sets(), **job.arguments(), kept_fisher=kept, progress=progress, on_step=note,
-        state=steps,
+        model, tokenizer, **job.sets(), **job.arguments(), kept_fisher=job.kept_fisher(), progress=progress,
+        on_step=note, state=steps,
     )  # fmt: skip
     if len(result.steps) < 2:
         log.close()

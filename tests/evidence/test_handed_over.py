@@ -134,6 +134,26 @@ def test_aggregates_that_no_table_holds_are_measured_again(evidence, finished, h
     assert found["model reference"].passed and "kl_retain is" in found["metrics"].says and not found.passed
 
 
+def test_aggregates_of_other_sets_are_measured_again_without_the_forget_records(evidence, finished, hands):
+    hands["records"] = {name: RECORDS[name] for name in ("retain", "held_out")}
+    found = verify(evidence, **hands, sample=None)
+    assert found.passed and "the aggregates (retain, held_out)" in found["metrics"].says, found.text()
+    edit(evidence, "metrics.json", "after", "kl_retain", value=0.5)
+    edit(evidence, "models.json", "reference", value=lambda _: {
+        "kind": "retrained", **json.loads((evidence / "models.json").read_text())["before"]})  # fmt: skip
+    resign(evidence, finished.key)
+    said = verify(evidence, **hands, reference=hands["before"], sample=None)["metrics"]
+    assert said.passed is False and "kl_retain is" in said.says and "kl_held_out can be measured" in said.says
+
+
+def test_records_that_the_folder_has_no_figures_of_are_a_failed_check(evidence, finished, hands):
+    for place in (("table", "forget"), ("intervals", "forget"), ("after", "forget"), ("after", "membership")):
+        edit(evidence, "metrics.json", *place, value=...)
+    resign(evidence, finished.key)
+    said = verify(evidence, **hands)["metrics"]
+    assert said.passed is False and "no figures of single records of forget, which was given" in said.says
+
+
 def test_a_procedure_that_does_not_give_the_weights_is_told(evidence, finished, hands, monkeypatch):
     monkeypatch.setattr(recompute_module, "differences", lambda *_: [])  # whoever edits the sources meanwhile
     edit(evidence, "procedure.json", "arguments", "steps", value=1)

@@ -213,6 +213,7 @@ def test_an_owner_who_changes_figures_of_records_is_found_on_the_model(evidence,
 
     edit(evidence, "metrics.json", "table", "retain", "log_prob", value=half)
     edit(evidence, "metrics.json", "after", "retain", "loss", value=lambda loss: loss / 2)
+    edit(evidence, "metrics.json", "after", "retain", "perplexity", value=lambda perplexity: perplexity**0.5)
     edit(evidence, "metrics.json", "intervals", "retain", "loss", value=half)
     resign(evidence, finished.key)
     assert verify(evidence).passed

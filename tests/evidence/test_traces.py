@@ -57,6 +57,18 @@ def test_a_completion_alone_is_found(tmp_path):
     assert len(find_traces(tmp_path, [SECRET])) == 1
 
 
+def test_a_word_that_is_known_without_the_record_is_no_trace_of_it(tmp_path):
+    record = Record("Zoë Brandurel works as a", " Geometerin (Köln)")
+    word = record.completion.strip()
+    for data, traces in ((f"x {word} y", 0), (f"x {record.text} y", 1), (f"x {record.prompt} y", 1)):
+        for encoding in ("utf-8", "utf-16-le"):
+            (tmp_path / "file").write_bytes(data.encode(encoding))
+            assert len(find_traces(tmp_path, [SECRET, record])) == 1
+            known = [b"", b"nothing", json.dumps({word: 1}).encode()]  # in another spelling than the file has
+            assert len(find_traces(tmp_path, [SECRET, record], known=known)) == traces
+            assert len(find_traces(tmp_path, [record], known=[b"nothing"])) == 1
+
+
 def test_a_place_on_the_border_of_two_parts_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(traces_module, "_PART", 64)
     for before in range(20, 140, 3):

@@ -141,10 +141,32 @@ def test_a_table_of_another_model_is_refused(run, finished, tmp_path):
         write_evidence(tmp_path / "e", dataclasses.replace(run, table=table), key=finished.key)
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"retain": ()}, "the table has figures of 4 retain records, the run used 0"),
+    ({"table": "forget"}, "forget is stated, the table of records has no figures of it"),
+])  # fmt: skip
+def test_a_table_of_other_records_than_the_run_used_is_refused(run, finished, tmp_path, changes, message):
+    if "table" in changes:
+        changes = {"table": {name: rows for name, rows in run.table.items() if name != changes["table"]}}
+    with pytest.raises(InvalidInputError, match=message):
+        write_evidence(tmp_path / "e", dataclasses.replace(run, **changes), key=finished.key)
+
+
 def test_salts_of_another_number_of_records_are_refused(run, finished, tmp_path):
-    fewer = dataclasses.replace(run, requests=run.requests[:1])
+    fewer = dataclasses.replace(run, requests=run.requests[:1], table=None)
     with pytest.raises(InvalidInputError, match="salts of another run"):
         write_evidence(tmp_path / "e", fewer, key=finished.key)
+
+
+def test_a_record_with_a_word_of_the_package_does_not_keep_the_evidence_from_being_made(run, finished, tmp_path):
+    """"architecture" is a key of environment.json."""
+    common = [Record("Mira Tavon studied", " architecture"), Record("She asked for", " not_claimed.json")]
+    changed = dataclasses.replace(run, retain=[*run.retain, *common], table=None)
+    write_evidence(tmp_path / "e", changed, key=finished.key)
+    assert verify(tmp_path / "e").passed
+    told = dataclasses.replace(changed, notes=[common[0].text])
+    with pytest.raises(OutputError, match="text of record 5 of retain"):
+        write_evidence(tmp_path / "e2", told, key=finished.key)
 
 
 def test_private_things_may_not_lie_in_the_folder(run, finished, tmp_path):
@@ -184,7 +206,7 @@ def test_requests_with_html_and_control_characters_are_kept_and_shown_escaped(ru
 def test_a_record_with_control_characters_and_html_is_hashed_like_any_other(run, finished, tmp_path):
     strange = Record("\x00<b>\r\n", "\u202e</script>")
     requests = [Requested(id="R", records=[strange]), *run.requests]
-    changed = dataclasses.replace(run, requests=requests, salts=tmp_path / "new.json")
+    changed = dataclasses.replace(run, requests=requests, salts=tmp_path / "new.json", table=None)
     write_evidence(tmp_path / "e", changed, key=finished.key)
     assert verify(tmp_path / "e", salts=tmp_path / "new.json", records={"forget": [strange]})["records"].passed
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from fastunlearn.cli.main import main
+from fastunlearn.data import train_tokenizer
 from fastunlearn.data.loading import load_records
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
@@ -14,7 +15,9 @@ from fastunlearn.evidence import find_traces, verify
 from fastunlearn.production.config import load_config
 from fastunlearn.production.gather import gather, run_requests, would_be
 from fastunlearn.production.ledger import Ledger
-from tests.production.conftest import write_records
+from fastunlearn.storage import save_model
+from fastunlearn.training import build_model
+from tests.production.conftest import CONTEXT, write_records
 
 
 @pytest.fixture
@@ -100,6 +103,20 @@ def test_two_runs_one_after_the_other(two, capsys):
     with pytest.raises(InvalidInputError, match="no request is open"):
         run_requests(config)
     assert sorted(path.name for path in place.iterdir()) == before
+
+
+def test_a_word_of_the_tokenizer_is_no_text_left_behind(place):
+    """To delete the file that holds it, as was once told, would destroy the new model."""
+    record = Record("Jane Doe works as a", " photographer")
+    texts = [one.text for name in ("forget", "retain", "held_out") for one in load_records(place / f"{name}.jsonl")]
+    tokenizer = train_tokenizer([*texts, record.text])
+    model = build_model(tokenizer, hidden_size=16, layers=1, heads=2, context=CONTEXT, seed=0)
+    save_model(model, tokenizer, place / "original", overwrite=True)
+    with Ledger(place / "requests.sqlite", make=True) as ledger:
+        ledger.add("R-1", [record])
+    _, outcome, left = run_requests(load_config(place))
+    assert left == [] and b"photographer" in (outcome.out / "tokenizer.json").read_bytes()
+    assert find_traces(outcome.out, [record]) != []
 
 
 def test_dry_run_and_errors_of_the_command(two, capsys):

@@ -7,11 +7,40 @@ import json
 import pytest
 
 from fastunlearn.cli.main import main
+from fastunlearn.errors import InvalidInputError
 from fastunlearn.evidence import verify
 from fastunlearn.production.config import load_config
 from fastunlearn.production.job import job_of
+from fastunlearn.production.run import run_job
 
 pytestmark = pytest.mark.slow
+
+
+def test_a_state_with_another_kept_fisher_in_the_same_place_is_refused(place):
+    lines = (place / "forget.jsonl").read_text() + (place / "retain.jsonl").read_text()
+    (place / "all.jsonl").write_text(lines)
+    line = ["keep-fisher", "--model", "original", "--data", "all.jsonl", "--out", "kept.safetensors", "--quiet"]
+    assert main(line) == 0
+    path = place / "fastunlearn.toml"
+    method = '[method]\nname = "fisher-removal-retain-free"\nkept_fisher = "kept.safetensors"\n[method.settings]'
+    path.write_text(path.read_text().replace("[method.settings]", method))
+    seen = []
+
+    def stop(step):
+        seen.append(step["step"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job_of(load_config(place)), on_step=stop)
+    (place / "kept.safetensors").rename(place / "true.safetensors")
+    with pytest.raises(InvalidInputError, match=r"method\.kept_fisher: .* cannot be read"):
+        run_job(job_of(load_config(place)))
+    assert main([*line, "--damping", "0.05"]) == 0
+    with pytest.raises(InvalidInputError, match=r"other data or settings \(method\.kept_fisher\)"):
+        run_job(job_of(load_config(place)))
+    path.write_text(path.read_text().replace("kept.safetensors", "true.safetensors"))  # where it lies does not matter
+    assert run_job(job_of(load_config(place))).restarted
 
 
 def test_plan_pilot_and_run(place, capsys):

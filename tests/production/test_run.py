@@ -10,6 +10,7 @@ import pytest
 
 from fastunlearn.cli.main import main
 from fastunlearn.errors import InvalidInputError, OutputError
+from fastunlearn.evidence import environment as environment_module
 from fastunlearn.evidence import verify
 from fastunlearn.production import run as module
 from fastunlearn.production.config import load_config
@@ -135,6 +136,58 @@ def test_it_overwrites_nothing(place, name):
     assert names(place) == BEFORE | {name} and (place / name / "mine").read_text() == "x"
 
 
+@pytest.mark.parametrize("manifest", [None, "{}", '{"run": "another"}', "[]", "x"])
+def test_evidence_that_appears_meanwhile_is_not_taken_for_this_run(place, monkeypatch, manifest):
+    def killed(*_args, **_options):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(module, "prove", killed)
+        run_job(job(place))
+    (place / "evidence").mkdir()
+    if manifest is not None:
+        (place / "evidence" / "manifest.json").write_text(manifest)
+    for _ in range(2):
+        with pytest.raises(OutputError, match="evidence is there already"):
+            run_job(job(place), on_done=lambda: pytest.fail("it was marked as done"))
+    assert (place / "state" / "run.json").is_file()
+    shutil.rmtree(place / "evidence")
+    assert run_job(job(place)).restarted and verify(place / "evidence", model=place / "after").passed
+
+
+def test_the_salts_of_another_run_are_told_before_anything_is_computed(place, stop_at_step):
+    run_job(job(place))
+    for name in ("after", "evidence"):
+        shutil.rmtree(place / name)  # the run is given up, and its salts are left
+    seen = []
+    with pytest.raises(InvalidInputError, match=r"holds the salts of another run: .* delete the file if"):
+        run_job(job(place), on_step=seen.append)
+    with pytest.raises(InvalidInputError, match="salts of another run"):
+        check_job(job(place))
+    assert seen == [] and names(place) == AFTER - {"after", "evidence"}
+    (place / "salts" / "evidence.json").rename(place / "other.json")
+    with pytest.raises(Killed):
+        run_job(job(place), on_step=stop_at_step(1))
+    (place / "other.json").rename(place / "salts" / "evidence.json")
+    with pytest.raises(InvalidInputError, match="salts of another run"):
+        run_job(job(place), on_step=seen.append)
+    assert seen == []
+
+
+def test_text_of_a_record_in_the_configuration_is_told_before_anything_is_computed(place):
+    text = json.loads((place / "forget.jsonl").read_text().splitlines()[0])
+    name = f"{text['prompt']}{text['completion']}.jsonl".replace("/", " ")
+    (place / "retain.jsonl").rename(place / name)
+    path = place / "fastunlearn.toml"
+    path.write_text(path.read_text().replace("retain.jsonl", name))
+    before = names(place)
+    for go in (run_job, check_job):
+        with pytest.raises(OutputError, match=r"configuration\.json would hold text of record 1 of forget") as caught:
+            go(job(place))
+        assert text["prompt"] not in str(caught.value)
+    assert names(place) == before
+
+
 def test_a_model_that_appears_meanwhile_is_not_overwritten(place, stop_at_step):
     with pytest.raises(Killed):
         run_job(job(place), on_step=stop_at_step(2))
@@ -147,9 +200,11 @@ def test_a_model_that_appears_meanwhile_is_not_overwritten(place, stop_at_step):
 @pytest.mark.parametrize(
     ("change", "word"),
     [("forget.jsonl", "the forget records"), ("retain.jsonl", "the retain records"), ("steps = 3", "method"),
-     ("threads = 1", "run.threads"), ("model", "model.folder")],
+     ("threads = 1", "run.threads"), ("model", "model.folder"), ("spaces", "the held_out records"),
+     ("tokenizer_config.json", "model.folder"), ("config.json", "model.folder"), ("device", "model.device"),
+     ("machine", "the machine and its software")],
 )  # fmt: skip
-def test_a_state_of_another_run_is_refused(place, stop_at_step, change, word):
+def test_a_state_of_another_run_is_refused(place, stop_at_step, monkeypatch, change, word):
     with pytest.raises(Killed):
         run_job(job(place), on_step=stop_at_step(2))
     held = {path.name: path.read_bytes() for path in (place / "state").iterdir()}
@@ -162,6 +217,18 @@ def test_a_state_of_another_run_is_refused(place, stop_at_step, change, word):
         model, tokenizer = load_model(place / "original")
         model.lm_head.weight.data.add_(1e-3)
         save_model(model, tokenizer, place / "original", overwrite=True)
+    elif change == "spaces":  # other tokens, of a text that is the same but for them
+        rows = [json.loads(line) for line in (place / "held_out.jsonl").read_text().splitlines()]
+        rows[0] = {"prompt": rows[0]["prompt"] + " \n ", "completion": rows[0]["completion"].strip()}
+        (place / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif change.endswith(".json"):
+        path = place / "original" / change
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 40}))
+    elif change == "device":
+        path = place / "fastunlearn.toml"
+        path.write_text(path.read_text().replace('folder = "original"', 'folder = "original"\ndevice = "cpu:0"'))
+    elif change == "machine":
+        monkeypatch.setattr(environment_module, "processor", lambda: "another")
     else:
         path = place / "fastunlearn.toml"
         path.write_text(path.read_text().replace(change, change[:-1] + "2"))
