@@ -43,6 +43,18 @@ def test_weighted_gradient(size, dtype, weighted, strided, place):
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_a_solve(dtype, place):
+    cases.check_weights_of_a_solve(dtype, *place)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("size, weight", [(1.0, 1e5), (1e-3, 1e-5)])
+def test_range_of_weights(size, weight, place):
+    cases.check_range_of_weights(size, weight, *place)
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", cases.SYSTEMS, ids=str)
 def test_small_cholesky(size, dtype, place):
