@@ -100,7 +100,8 @@ def _without_powers(weights: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
 class _Sweep:
     """One pass over the live tokens; nll and nll_t are filled as it goes.
 
-    How many tokens live is not known while a CUDA graph is recorded: then all go by, the others with weight 0."""
+    How many tokens live is not known while a CUDA graph is recorded: then all go by, the others as zeros with weight 0
+    (what they hold may be no number: padding may see nothing)."""
 
     def __init__(self, x: Tensor, xt: Tensor | None, head: Head, labels: Tensor, token_weights: Tensor | None):
         self.x, self.xt, self.head, self.labels = x, xt, head, labels
@@ -110,6 +111,8 @@ class _Sweep:
             self.live = torch.arange(labels.numel(), device=x.device)
             self.dead = labels == IGNORED if token_weights is None else (labels == IGNORED) | (token_weights == 0)
             self.labels = labels.clamp_min(0)
+            self.x = x.masked_fill(self.dead[:, None], 0.0)
+            self.xt = None if xt is None else xt.masked_fill(self.dead[:, None], 0.0)
             self.weights = None if token_weights is None else self.weights.masked_fill(self.dead, 0.0)
         else:
             self.live = live_rows(labels, token_weights)
