@@ -121,6 +121,12 @@ PYBIND11_MODULE(_cuda, m) {
         check(cudaRuntimeGetVersion(&version), "cudaRuntimeGetVersion");
         return version;
     });
+    // "" where there is a device; else why not, in CUDA's words: a driver that is older than this runtime, say.
+    m.def("why_no_device", [] {
+        int count = 0;
+        const cudaError_t status = cudaGetDeviceCount(&count);
+        return std::string(status == cudaSuccess ? "" : cudaGetErrorString(status));
+    });
     m.def("null", [](std::uintptr_t from, std::uintptr_t to, int64_t count, std::uintptr_t stream) {
         require(count >= 0, "count must not be negative");
         require(count == 0 || (from != 0 && to != 0), "from and to must be given");
