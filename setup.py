@@ -6,14 +6,16 @@
 
 Switches (environment): ``FASTUNLEARN_CPU=0``, ``FASTUNLEARN_CUDA=0`` leave a part out; ``=1`` makes its failure
 an error. ``FASTUNLEARN_CPU_FLAGS`` holds flags for the C++ compiler and linker, after those that are here.
-``FASTUNLEARN_CUDA_ARCHS`` lists the GPU architectures (default "80 90a"). ``NVCC`` names the compiler.
+``FASTUNLEARN_CUDA_ARCHS`` lists the GPU architectures, from 80 on (default "80 90a"). ``NVCC`` names the compiler.
 """
 
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
+import string
 import subprocess
 import sys
 import tempfile
@@ -59,6 +61,16 @@ def find_nvcc():
         if found:
             return found
     raise CannotBuild("nvcc was not found (set NVCC or CUDA_HOME, or put it on PATH)")
+
+
+def machine_codes(archs):
+    """nvcc's flags: code for each of the architectures, and intermediate code from which the driver compiles for a GPU
+    that is not listed. That is of the oldest one, without letters: "90a" is for that GPU alone."""
+    if not archs or not all(re.fullmatch(r"[0-9]+[a-z]?", arch) for arch in archs):
+        raise CannotBuild(f"FASTUNLEARN_CUDA_ARCHS={' '.join(archs)!r}: name architectures such as 80 90a")
+    oldest = min(int(arch.rstrip(string.ascii_lowercase)) for arch in archs)
+    codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    return [*codes, f"-gencode=arch=compute_{oldest},code=compute_{oldest}"]
 
 
 class BuildExtensions(build_ext):
@@ -160,15 +172,13 @@ class BuildExtensions(build_ext):
     def _build_cuda(self, extension):
         nvcc = find_nvcc()
         archs = os.environ.get("FASTUNLEARN_CUDA_ARCHS", "80 90a").split()
-        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
-        # Intermediate code of the first one too, so that the driver can compile for a GPU that is not listed.
-        codes.append(f"-gencode=arch=compute_{archs[0]},code=compute_{archs[0]}")
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{path}" for path in self._includes("cuda")]
         command = [
             nvcc, "-std=c++17", "-O3", "-cudart", "static", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden",
-            "--threads", "0", *codes, *includes, "-o", str(target), *sources("cuda", ".cu"), *sources("cuda", ".cpp"),
+            "--threads", "0", *machine_codes(archs), *includes, "-o", str(target), *sources("cuda", ".cu"),
+            *sources("cuda", ".cpp"),
         ]  # fmt: skip
         print("fastunlearn:", " ".join(command))
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

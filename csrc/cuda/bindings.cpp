@@ -92,15 +92,21 @@ void define_small_cholesky(py::module_& m) {
 
 void define_weighted_gradient(py::module_& m) {
     m.def("weighted_gradient", [](int dtype, std::uintptr_t x, int64_t x_stride, std::uintptr_t g, int64_t g_stride,
-                                  std::uintptr_t weights, std::uintptr_t out, int64_t out_stride, int64_t tokens,
-                                  int64_t d_in, int64_t d_out, std::uintptr_t stream) {
+                                  std::uintptr_t weights, std::uintptr_t unit, std::uintptr_t out, int64_t out_stride,
+                                  int64_t tokens, int64_t d_in, int64_t d_out, std::uintptr_t stream) {
         require(tokens >= 0 && d_in >= 0 && d_out >= 0, "tokens and widths must not be negative");
         require(tokens == 0 || d_in == 0 || d_out == 0 || (x && g && out), "x, g and out must be given");
-        const fu::WeightedGradient problem = {dtype,         at<const void>(x),
-                                              x_stride,      at<const void>(g),
-                                              g_stride,      at<const void>(weights),
-                                              at<void>(out), out_stride,
-                                              tokens,        d_in,
+        const fu::WeightedGradient problem = {dtype,
+                                              at<const void>(x),
+                                              x_stride,
+                                              at<const void>(g),
+                                              g_stride,
+                                              at<const void>(weights),
+                                              at<const float>(unit),
+                                              at<void>(out),
+                                              out_stride,
+                                              tokens,
+                                              d_in,
                                               d_out};
         check(fu::weighted_gradient(problem, stream_at(stream)), "weighted_gradient");
     });
@@ -114,6 +120,12 @@ PYBIND11_MODULE(_cuda, m) {
         int version = 0;
         check(cudaRuntimeGetVersion(&version), "cudaRuntimeGetVersion");
         return version;
+    });
+    // "" where there is a device; else why not, in CUDA's words: a driver that is older than this runtime, say.
+    m.def("why_no_device", [] {
+        int count = 0;
+        const cudaError_t status = cudaGetDeviceCount(&count);
+        return std::string(status == cudaSuccess ? "" : cudaGetErrorString(status));
     });
     m.def("null", [](std::uintptr_t from, std::uintptr_t to, int64_t count, std::uintptr_t stream) {
         require(count >= 0, "count must not be negative");

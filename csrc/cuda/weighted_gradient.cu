@@ -1,6 +1,8 @@
 // A block makes one tile of out and walks over all tokens: no atomics, one reading and one writing of out. Half
 // precision: 128 x 128 tiles, eight warps, 16 x 16 x 16 products; the next slab of tokens is read into registers while
-// the present one is multiplied, and g is scaled on its way to shared memory. Else: 64 x 64 tiles of plain FMA.
+// the present one is multiplied, and g is scaled on its way to shared memory. There w_t g_t is kept as two numbers of
+// the dtype, what it rounds to and what that leaves: where weights solve a nearly singular system, the sum is a small
+// difference of large terms, and one rounding of each would be most of it. Else: 64 x 64 tiles of plain FMA.
 #include <mma.h>
 
 #include "weighted_gradient.h"
@@ -43,22 +45,34 @@ __device__ void read(Piece<S> (&held)[kPieces], const S* base, int64_t stride, i
 }
 
 template <class S>
-__device__ void put(S* slab, Piece<S> (&held)[kPieces], const float* weights, int64_t token, int64_t tokens) {
+__device__ void put(S* slab, const Piece<S> (&held)[kPieces]) {
 #pragma unroll
     for (int n = 0; n < kPieces; ++n) {
         const int piece = threadIdx.x + n * kThreads;
-        const int row = piece / (kTile / 8);
-        if (weights != nullptr) {
-            const float w = token + row < tokens ? weights[token + row] : 0.0f;
-            for (int e = 0; e < 8; ++e) held[n].value[e] = narrow<S>(w * widen(held[n].value[e]));
-        }
-        *reinterpret_cast<Piece<S>*>(slab + row * kRow + piece % (kTile / 8) * 8) = held[n];
+        *reinterpret_cast<Piece<S>*>(slab + piece / (kTile / 8) * kRow + piece % (kTile / 8) * 8) = held[n];
     }
 }
 
+// Weights times what is held: the rounded products stay there, what rounding left off goes to ``rest``.
 template <class S>
+__device__ void scale(Piece<S> (&held)[kPieces], Piece<S> (&rest)[kPieces], const float* weights, int64_t token,
+                      int64_t tokens) {
+#pragma unroll
+    for (int n = 0; n < kPieces; ++n) {
+        const int64_t t = token + (threadIdx.x + n * kThreads) / (kTile / 8);
+        const float w = t < tokens ? weights[t] : 0.0f;
+        for (int e = 0; e < 8; ++e) {
+            const float product = w * widen(held[n].value[e]);
+            held[n].value[e] = narrow<S>(product);
+            rest[n].value[e] = narrow<S>(product - widen(held[n].value[e]));
+        }
+    }
+}
+
+// kParts: 2 with weights, 1 without (g itself is a number of the dtype).
+template <class S, int kParts>
 __global__ void __launch_bounds__(kThreads) tensor_kernel(const WeightedGradient p, bool x_vectors, bool g_vectors) {
-    __shared__ __align__(32) S left_slab[kSlab * kRow];
+    __shared__ __align__(32) S left_slab[kParts][kSlab * kRow];
     __shared__ __align__(32) S right_slab[kSlab * kRow];
     __shared__ __align__(32) float staged[kThreads / 32][16 * 20];
     const int64_t row = int64_t(blockIdx.y) * kTile, column = int64_t(blockIdx.x) * kTile;
@@ -75,8 +89,13 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const WeightedGradient
     read(next_x, x, p.x_stride, 0, p.tokens, column, p.d_in, x_vectors);
     for (int64_t token = 0; token < p.tokens; token += kSlab) {
         __syncthreads();  // the slab before was read by all
-        put(left_slab, next_g, weights, token, p.tokens);
-        put(right_slab, next_x, static_cast<const float*>(nullptr), token, p.tokens);
+        if constexpr (kParts == 2) {
+            Piece<S> rest[kPieces];
+            scale(next_g, rest, weights, token, p.tokens);
+            put(left_slab[1], rest);
+        }
+        put(left_slab[0], next_g);
+        put(right_slab, next_x);
         __syncthreads();
         if (token + kSlab < p.tokens) {
             read(next_g, g, p.g_stride, token + kSlab, p.tokens, row, p.d_out, g_vectors);
@@ -87,17 +106,22 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const WeightedGradient
             wmma::fragment<wmma::matrix_a, 16, 16, 16, S, wmma::col_major> one[kDown];  // g^T: tokens lie along columns
             wmma::fragment<wmma::matrix_b, 16, 16, 16, S, wmma::row_major> two[kAcross];
 #pragma unroll
-            for (int i = 0; i < kDown; ++i) wmma::load_matrix_sync(one[i], left_slab + k * kRow + top + i * 16, kRow);
-#pragma unroll
             for (int j = 0; j < kAcross; ++j)
                 wmma::load_matrix_sync(two[j], right_slab + k * kRow + left + j * 16, kRow);
 #pragma unroll
-            for (int i = 0; i < kDown; ++i)
+            for (int part = kParts - 1; part >= 0; --part) {
 #pragma unroll
-                for (int j = 0; j < kAcross; ++j) wmma::mma_sync(sum[i][j], one[i], two[j], sum[i][j]);
+                for (int i = 0; i < kDown; ++i)
+                    wmma::load_matrix_sync(one[i], left_slab[part] + k * kRow + top + i * 16, kRow);
+#pragma unroll
+                for (int i = 0; i < kDown; ++i)
+#pragma unroll
+                    for (int j = 0; j < kAcross; ++j) wmma::mma_sync(sum[i][j], one[i], two[j], sum[i][j]);
+            }
         }
     }
     float* out = static_cast<float*>(p.out);
+    const float unit = p.unit == nullptr ? 1.0f : *p.unit;
     for (int i = 0; i < kDown; ++i)
         for (int j = 0; j < kAcross; ++j) {
             __syncwarp();
@@ -105,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const WeightedGradient
             __syncwarp();
             for (int n = lane; n < 256; n += 32) {
                 const int64_t r = row + top + i * 16 + n / 16, c = column + left + j * 16 + n % 16;
-                if (r < p.d_out && c < p.d_in) out[r * p.out_stride + c] += staged[warp][n / 16 * 20 + n % 16];
+                if (r < p.d_out && c < p.d_in) out[r * p.out_stride + c] += unit * staged[warp][n / 16 * 20 + n % 16];
             }
         }
 }
@@ -153,8 +177,12 @@ dim3 tiles(const WeightedGradient& p, int size) {
 
 template <class S>
 cudaError_t launch_tensor(const WeightedGradient& p, cudaStream_t stream) {
-    tensor_kernel<S>
-        <<<tiles(p, kTile), kThreads, 0, stream>>>(p, aligned16(p.x, p.x_stride, 2), aligned16(p.g, p.g_stride, 2));
+    const bool x_vectors = aligned16(p.x, p.x_stride, 2), g_vectors = aligned16(p.g, p.g_stride, 2);
+    if (p.weights == nullptr) {
+        tensor_kernel<S, 1><<<tiles(p, kTile), kThreads, 0, stream>>>(p, x_vectors, g_vectors);
+    } else {
+        tensor_kernel<S, 2><<<tiles(p, kTile), kThreads, 0, stream>>>(p, x_vectors, g_vectors);
+    }
     return cudaGetLastError();
 }
 

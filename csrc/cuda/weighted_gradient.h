@@ -7,7 +7,8 @@ namespace fu {
 
 // All addresses on the device. x (tokens x d_in), g (tokens x d_out) of dtype (float32, float64, bfloat16, float16),
 // rows x_stride and g_stride numbers apart; weights float32 (float64 for float64), null for ones; out (d_out x d_in)
-// float32 (float64 for float64), rows out_stride apart.
+// float32 (float64 for float64), rows out_stride apart. unit: in half precision, one float32 that the sum is multiplied
+// by before it is added to out, null for 1; weights are in that unit, so that w_t g_t fits float16's range.
 struct WeightedGradient {
     int dtype;
     const void* x;
@@ -15,6 +16,7 @@ struct WeightedGradient {
     const void* g;
     int64_t g_stride;
     const void* weights;
+    const float* unit;
     void* out;
     int64_t out_stride;
     int64_t tokens;
@@ -22,7 +24,8 @@ struct WeightedGradient {
     int64_t d_out;
 };
 
-// Half precision on tensor cores: w_t g_t is rounded to the dtype, sums are float32. Same bits on every run.
+// Half precision on tensor cores: w_t g_t is two numbers of the dtype (2^-17 of it is lost in bfloat16, 2^-22 in
+// float16), sums are float32. Same bits on every run.
 cudaError_t weighted_gradient(const WeightedGradient& problem, cudaStream_t stream);
 
 }  // namespace fu

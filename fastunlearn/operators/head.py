@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .gemm import HALVES, nt, wide_nt
+from fastunlearn.ops.weighted_gradient import weighted_gradient
+
+from .gemm import HALVES, matrix_units, nt, wide_nt
 
 __all__ = ["HeadSource", "head_backward", "plain_head", "plain_losses", "stretch"]
 
@@ -103,8 +105,11 @@ class HeadSource:
         step = stretch(self.weight)
         for start in range(0, len(self.x), step):
             some = slice(start, start + step)
-            g = (self.gradient(0, shape[0], some) * per_token[some, None]).to(self.x.dtype)
-            out += wide_nt(g.t(), self.x[some].t())
+            g = self.gradient(0, shape[0], some)
+            if matrix_units(self.x):  # weighted gradients rounded once more would be worth little after a solve
+                weighted_gradient(self.x[some], g, per_token[some], out)
+            else:
+                out += wide_nt((g * per_token[some, None]).t(), self.x[some].t())
         return out
 
     def dot(self, v: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ import torch
 
 from fastunlearn.errors import BackendUnavailableError, InvalidInputError
 
-__all__ = ["BACKENDS", "backend_module", "build_report", "choose_backend", "cpu_isa", "extension", "why_not_live"]
+__all__ = ["BACKENDS", "backend_module", "build_report", "choose_backend", "cpu_isa", "extension", "why_not_live",
+           "why_not_on"]  # fmt: skip
 
 #: Every backend by name: what it is, and the device type its tensors live on (None = any).
 BACKENDS: dict[str, tuple[str, str | None]] = {
@@ -34,6 +35,8 @@ _EXTENSIONS = {"cpu": "fastunlearn._cpu", "cuda": "fastunlearn._cuda"}
 _BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 ISA_VARIABLE = "FASTUNLEARN_CPU_ISA"
 BACKEND_VARIABLE = "FASTUNLEARN_BACKEND"
+#: What a GPU must have, for CUDA and Triton kernels: bfloat16 products, copies that do not wait.
+LEAST_CAPABILITY = (8, 0)
 
 
 @functools.cache
@@ -110,9 +113,20 @@ def why_not_live(backend: str) -> str:
             cpu_isa()
         except BackendUnavailableError as error:
             return str(error)
-    if backend == "cuda" and not torch.cuda.is_available():
-        return "the extension is built, but PyTorch sees no CUDA device"
+    if backend == "cuda":
+        return _why_no_gpu("the extension is built") or _why_no_driver()
     return ""
+
+
+def why_not_on(backend: str, device: torch.device) -> str:
+    """Why ``backend`` cannot run on tensors of ``device``, as far as that device is to blame or no device would do."""
+    reason = why_not_live(backend)
+    if reason or BACKENDS[backend][1] != "cuda" or device.type != "cuda" or not torch.cuda.is_available():
+        return reason
+    capability = _capability(torch.cuda.current_device() if device.index is None else device.index)
+    if capability >= LEAST_CAPABILITY:
+        return ""
+    return f"{device} has capability {_dotted(capability)}, and the kernels need {_dotted(LEAST_CAPABILITY)} or newer"
 
 
 def _interpreted() -> bool:
@@ -123,9 +137,34 @@ def _interpreted() -> bool:
 def _why_no_triton() -> str:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: pip install triton (Linux)"
-    if not torch.cuda.is_available() and not _interpreted():
-        return "Triton is installed, but PyTorch sees no CUDA device"
-    return ""
+    return "" if _interpreted() else _why_no_gpu("Triton is installed")
+
+
+def _why_no_gpu(state: str) -> str:
+    """Why none of the GPUs runs kernels, after ``state``, which is what is there for it; "" where one does."""
+    if not torch.cuda.is_available():
+        return f"{state}, but PyTorch sees no CUDA device"
+    every = [_capability(index) for index in range(torch.cuda.device_count())]
+    if any(capability >= LEAST_CAPABILITY for capability in every):
+        return ""
+    there = ", ".join(_dotted(capability) for capability in every)
+    return f"{state}, but needs a GPU of capability {_dotted(LEAST_CAPABILITY)} or newer; there is {there}"
+
+
+@functools.cache
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+@functools.cache
+def _why_no_driver() -> str:
+    """PyTorch and the extension have a CUDA runtime each; the driver may be new enough for the first alone."""
+    reason = extension("cuda").why_no_device()
+    return f"the extension is built, but its CUDA runtime finds no device: {reason}" if reason else ""
 
 
 def choose_backend(
@@ -146,7 +185,7 @@ def choose_backend(
         source = BACKEND_VARIABLE
     if requested is None:
         best = _BEST_FIRST.get(device.type, ("reference",))
-        return next(name for name in best if name in offered and not why_not_live(name))
+        return next(name for name in best if name in offered and not why_not_on(name, device))
     if requested not in BACKENDS:
         raise InvalidInputError(f"{source}={requested!r} is unknown; use one of {', '.join(BACKENDS)}")
     if requested in lacking:
@@ -157,7 +196,7 @@ def choose_backend(
         raise BackendUnavailableError(
             f"{source}={requested!r}: this op has no such backend; it has {', '.join(offered)}"
         )
-    reason = why_not_live(requested)
+    reason = why_not_on(requested, device)
     if reason:
         raise BackendUnavailableError(f"{source}={requested!r} is not live: {reason}")
     needs = "cpu" if requested == "triton" and _interpreted() else BACKENDS[requested][1]

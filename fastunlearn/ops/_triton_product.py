@@ -55,9 +55,9 @@ def banded(number, across, down, BAND: tl.constexpr):
 
 @triton.jit
 def products(
-    a1, b1, a2, b2, out, scale, M, N, L, a1_k, a1_m, a1_l, b1_k, b1_l, b1_n, a2_k, a2_m, a2_l, b2_k, b2_l, b2_n,
-    out_k, out_m, out_n, PAIR: tl.constexpr, ADD: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BAND: tl.constexpr,
+    a1, b1, a2, b2, out, scale, unit, M, N, L, a1_k, a1_m, a1_l, b1_k, b1_l, b1_n, a2_k, a2_m, a2_l, b2_k, b2_l, b2_n,
+    out_k, out_m, out_n, PAIR: tl.constexpr, ADD: tl.constexpr, SCALED: tl.constexpr, IN_UNITS: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_L: tl.constexpr, BAND: tl.constexpr,
 ):  # fmt: skip
     row, column = banded(tl.program_id(0), tl.cdiv(N, BLOCK_N), tl.cdiv(M, BLOCK_M), BAND)
     m = row * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -74,6 +74,8 @@ def products(
         )  # fmt: skip
     at = out + k * out_k + m[:, None].to(tl.int64) * out_m + n[None, :].to(tl.int64) * out_n
     inside = (m < M)[:, None] & (n < N)[None, :]
+    if IN_UNITS:
+        total *= tl.load(unit)
     if ADD:
         total += tl.load(at, mask=inside, other=0.0)
     tl.store(at, total.to(out.dtype.element_ty), mask=inside)
@@ -111,7 +113,7 @@ def _add_library(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
 
 
 def library_product(arguments: dict) -> None:
-    """What ``products`` computes, from its arguments, for a float32 result without a scale."""
+    """What ``products`` computes, from its arguments, for a float32 result without scale and unit."""
     out, rows = arguments["out"], arguments["M"]
 
     def of(name: str, k: int, limit: int | None = None) -> Tensor:
@@ -126,12 +128,13 @@ def library_product(arguments: dict) -> None:
 
 def pair_product(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None, out: Tensor, *, add: bool = False,
-    scale: Tensor | None = None,
+    scale: Tensor | None = None, unit: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """``out[k] (+)= A1[k] B1[k] (+ A2[k] B2[k])`` for k < K, in place; returns out (K, M, N).
 
     A (K, M, L) or (M, L), B (K, L, N) or (L, N): any strides, one dtype of float32, bfloat16, float16. ``add`` keeps
-    what is in out. ``scale`` float32 (L,) multiplies the terms of the sum over L (rounded to the dtype of A).
+    what is in out. ``scale`` float32 (L,) multiplies the terms of the sum over L (rounded to the dtype of A);
+    ``unit``, one float32 number, the sum in float32.
     """
     (a1, b1), (a2, b2) = first, second or (None, None)
     count, rows, columns = out.shape
@@ -143,13 +146,15 @@ def pair_product(
     if depth == 0:
         return out if add else out.zero_()
     arguments = {
-        "a1": a1, "b1": b1, "a2": a2, "b2": b2, "out": out, "scale": scale, "M": rows, "N": columns, "L": depth,
+        "a1": a1, "b1": b1, "a2": a2, "b2": b2, "out": out, "scale": scale, "unit": unit, "M": rows,
+        "N": columns, "L": depth,
         **dict(zip(("a1_k", "a1_m", "a1_l"), _streams(a1), strict=True)),
         **dict(zip(("b1_k", "b1_l", "b1_n"), _streams(b1), strict=True)),
         **dict(zip(("a2_k", "a2_m", "a2_l"), _streams(a2), strict=True)),
         **dict(zip(("b2_k", "b2_l", "b2_n"), _streams(b2), strict=True)),
         **dict(zip(("out_k", "out_m", "out_n"), out.stride(), strict=True)),
-        "PAIR": second is not None, "ADD": add, "SCALED": scale is not None, "PRECISION": precision(a1.dtype),
+        "PAIR": second is not None, "ADD": add, "SCALED": scale is not None, "IN_UNITS": unit is not None,
+        "PRECISION": precision(a1.dtype),
     }  # fmt: skip
 
     def grid(tile: Tile, rows: int = rows, count: int = count) -> tuple[int, int]:
@@ -162,7 +167,7 @@ def pair_product(
         strides = dict(zip(("out_k", "out_m", "out_n"), into.stride(), strict=True))
         return lambda tile: grid(tile, some, 1), arguments | {"out": into, "M": some, **strides}
 
-    rival = library_product if out.dtype == torch.float32 and scale is None else None
+    rival = library_product if out.dtype == torch.float32 and scale is None and unit is None else None
     layout = (a1.stride(-1) == 1, b1.stride(-1) == 1, second is not None, str(a1.dtype), str(out.dtype))
     size = [min(8192, triton.next_power_of_2(v)) for v in (rows, columns, depth)]
     with with_device(out):

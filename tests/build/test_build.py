@@ -112,6 +112,37 @@ def test_cuda_sources_compile_and_import(tree, python):
     assert done.returncode == 0 and int(done.stdout) >= 12000, done.stderr
 
 
+RECORDER = """#!{python}
+import sys
+from pathlib import Path
+Path({file!r}).write_text("\\n".join(sys.argv[1:]))
+sys.exit("that will do")
+"""
+
+
+@pytest.mark.parametrize("archs, fallback", [("80 90a", "80"), ("90a", "90"), ("90a 86", "86"), ("100f 90a", "90")])
+def test_other_gpus_get_intermediate_code_that_they_can_use(tree, tmp_path, python, archs, fallback):
+    """compute_90a's is for capability 9.0 alone."""
+    nvcc, said = tmp_path / "nvcc", tmp_path / "said"
+    nvcc.write_text(RECORDER.format(python=sys.executable, file=str(said)))
+    nvcc.chmod(0o755)
+    how = {"FASTUNLEARN_CPU": "0", "FASTUNLEARN_CUDA_ARCHS": archs, "NVCC": str(nvcc)}
+    done = python(tree, "setup.py", "build_ext", "--inplace", **how)
+    assert "nvcc failed: that will do" in done.stderr
+    codes = [one for one in said.read_text().splitlines() if one.startswith("-gencode")]
+    assert codes == [
+        *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs.split()),
+        f"-gencode=arch=compute_{fallback},code=compute_{fallback}",
+    ]
+
+
+def test_an_architecture_that_is_none_is_named(tree, python):
+    done = python(
+        tree, "setup.py", "build_ext", "--inplace", FASTUNLEARN_CPU="0", FASTUNLEARN_CUDA_ARCHS="native", NVCC="true"
+    )
+    assert "FASTUNLEARN_CUDA_ARCHS='native': name architectures such as 80 90a" in done.stderr
+
+
 @pytest.mark.skipif(not has_nvcc(), reason="nvcc was not found")
 def test_a_cuda_source_that_does_not_compile_is_reported(tree, python):
     (tree / "csrc" / "cuda" / "null.cu").write_text("this is not CUDA\n")

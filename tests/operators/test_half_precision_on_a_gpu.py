@@ -15,9 +15,10 @@ from fastunlearn.operators.blocks import make_blocks
 from fastunlearn.operators.gram import gram_blocks
 from fastunlearn.operators.head import HeadSource
 from fastunlearn.operators.sample_gradients import SampleGradients
-from fastunlearn.operators.sources import weighted_sum
+from fastunlearn.operators.sources import LinearSource, weighted_sum
 from fastunlearn.ops import _gemm
 from tests.operators.sampling import flat, make_samples, true_gradients
+from tests.ops.sample_space_cases import check_direction, damped, draw, nearly_singular
 
 
 @pytest.fixture
@@ -65,3 +66,27 @@ def test_against_float64(units, tiny_llama, tied, memory):
         assert relative(got, want) <= 1.3 * relative(own, want) + 2e-3, (relative(got, want), relative(own, want))
     assert memory == "1GB" or HeadSource in kinds, "the output layer's gradients were kept"
 
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_a_solve(units, dtype):
+    x, g, system = nearly_singular(dtype)
+    c = system[2]
+    offsets = torch.arange(0, len(x) + 1, len(x) // len(c))
+    shape = torch.Size((g.shape[1], x.shape[1]))
+    with units("cuda"):
+        factors = [value.to("cuda") for value in (x, g, offsets)]
+        check_direction(LinearSource(*factors).weighted(c.to("cuda"), shape), *system)
+
+
+def test_weights_of_a_solve_in_the_output_layer(units):
+    """As above, with gradients of the logits that are made anew."""
+    length, samples, classes = 8, 24, 40
+    x = (draw(length, 16).repeat(samples, 1) + 0.1 * draw(samples * length, 16, seed=1)).bfloat16()
+    weight, labels = draw(classes, 16, seed=2).bfloat16(), torch.arange(length).repeat(samples)
+    offsets = torch.arange(0, len(x) + 1, length)
+    lse = torch.logsumexp(x.float() @ weight.float().T, 1)
+    with units("cuda"):
+        factors = (x, weight, labels, lse, torch.full_like(lse, 1 / length), offsets)
+        source = HeadSource(*(value.to("cuda") for value in factors))
+        system = damped(x, source.g.cpu(), samples)
+        check_direction(source.weighted(system[2].to("cuda"), weight.shape), *system)

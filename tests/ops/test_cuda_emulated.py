@@ -106,6 +106,16 @@ def test_weighted_gradient(cuda, size, dtype, weighted, strided):
     cases.check_weighted_gradient(dtype, size, weighted, strided, "cuda", "cpu")
 
 
+@pytest.mark.parametrize("dtype", FLOATS[:1] + FLOATS[2:], ids=str)
+def test_weights_of_a_solve(cuda, dtype):
+    cases.check_weights_of_a_solve(dtype, "cuda", "cpu")
+
+
+@pytest.mark.parametrize("size, weight", [(1.0, 1e5), (1e-3, 1e-5), (1e-4, 1e-3), (1e4, 1e-12), (0.0, 1.0), (1.0, 0.0)])
+def test_range_of_weights(cuda, size, weight):
+    cases.check_range_of_weights(size, weight, "cuda", "cpu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("size", cases.SYSTEMS, ids=str)
 def test_small_cholesky(cuda, size, dtype):

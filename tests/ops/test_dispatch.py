@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,6 +73,54 @@ def test_triton(monkeypatch):
     if not torch.cuda.is_available():
         with pytest.raises(BackendUnavailableError, match="Triton is"):
             choose_backend("triton", cuda, ("reference", "triton"), torch.bfloat16)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """``gpus(capability, ...)``: GPUs of these capabilities, for which both kinds of kernels are there."""
+    _dispatch._why_no_driver.cache_clear()
+
+    def there(*capabilities, driver=""):
+        module = SimpleNamespace(why_no_device=lambda: driver)
+        monkeypatch.setattr(_dispatch, "_load", lambda backend: (module, ""))
+        monkeypatch.setattr(_dispatch, "_capability", lambda index: capabilities[index])
+        monkeypatch.setattr(_dispatch.importlib.util, "find_spec", lambda name: name)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        for variable in ("TRITON_INTERPRET", "FASTUNLEARN_BACKEND"):
+            monkeypatch.delenv(variable, raising=False)
+
+    yield there
+    _dispatch._why_no_driver.cache_clear()
+
+
+def test_gpus_that_are_too_old(gpus):
+    gpus((7, 5), (7, 0))
+    for name in ("cuda", "triton"):
+        assert why_not_live(name).endswith("but needs a GPU of capability 8.0 or newer; there is 7.5, 7.0")
+        with pytest.raises(BackendUnavailableError, match=r"8\.0 or newer; there is 7\.5"):
+            choose_backend(name, torch.device("cuda"), ALL)
+    assert choose_backend(None, torch.device("cuda"), ALL) == "reference"
+
+
+def test_one_of_two_gpus_is_too_old(gpus):
+    """Each tensor's own device decides."""
+    gpus((7, 5), (8, 6))
+    for name in ("cuda", "triton"):
+        assert why_not_live(name) == ""
+        assert choose_backend(name, torch.device("cuda", 1), ALL) == name
+        for old in ("cuda", "cuda:0"):
+            with pytest.raises(BackendUnavailableError, match=r"cuda.* has capability 7\.5, and the kernels need 8\.0"):
+                choose_backend(name, torch.device(old), ALL)
+    assert choose_backend(None, torch.device("cuda", 0), ALL) == "reference"
+    assert choose_backend(None, torch.device("cuda", 1), ALL) == "cuda"
+
+
+def test_a_driver_that_is_too_old_for_the_extension(gpus):
+    gpus((9, 0), driver="CUDA driver version is insufficient")
+    assert why_not_live("cuda").endswith("its CUDA runtime finds no device: CUDA driver version is insufficient")
+    assert choose_backend(None, torch.device("cuda"), ALL) == "triton"
 
 
 @pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_cpu)])

@@ -8,7 +8,8 @@ import torch
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import _dispatch, explicit_rows, small_cholesky
-from fastunlearn.ops.ghost_gram import ghost_gram
+from fastunlearn.ops.ghost_gram import formed_gram, ghost_gram, gram
+from fastunlearn.ops.ghost_gram.cost import choose_route
 from fastunlearn.ops.weighted_gradient import weighted_gradient
 from tests.emulated_cuda.device import pretended_gpu
 from tests.ops.gram_cases import check, dense_gram, make_tokens
@@ -30,6 +31,30 @@ def test_ghost_gram(gpu, dtype, two):
     with gpu.recording():
         got = ghost_gram(*there, backend="cuda")
     check(got.cpu(), dense_gram(first, second) if two else dense_gram(first))
+
+
+def test_gram_takes_the_way_that_waits_for_nothing(gpu):
+    """Few samples of many tokens: without a recording their gradients are formed."""
+    tokens = make_tokens([300, 212], 4, 5, torch.float32)
+    assert choose_route(512, 512, 2, 2, 4, 5, True, "cuda") == "formed"
+    there = [value.to("cuda") for value in tokens]
+    check(gram(*there, backend="cuda").cpu(), dense_gram(tokens))
+    with gpu.recording():
+        got = gram(*there, backend="cuda")
+        for call in (lambda: gram(*there, route="formed"), lambda: formed_gram(*there)):
+            with pytest.raises(InvalidInputError, match="while a CUDA graph is recorded: use ghost_gram"):
+                call()
+    check(got.cpu(), dense_gram(tokens))
+
+
+def test_weighted_gradient_in_float16(gpu):
+    """Its unit is made where the weights are."""
+    x, g, w = torch.randn(30, 17).half(), torch.randn(30, 9).half(), 1e-6 * torch.rand(30)
+    there = [value.to("cuda") for value in (x, g, w)]
+    with gpu.recording():
+        got = weighted_gradient(*there, torch.zeros(9, 17, device="cuda"), backend="cuda")
+    want = (g.double() * w.double()[:, None]).T @ x.double()
+    assert (got.cpu() - want).abs().max() <= 1e-5 * want.abs().max()
 
 
 def test_offsets_on_the_cpu_are_refused(gpu):

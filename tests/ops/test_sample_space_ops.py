@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastunlearn.errors import BackendUnavailableError, InvalidInputError
-from fastunlearn.ops import explicit_rows, small_cholesky
+from fastunlearn.ops import _dispatch, explicit_rows, small_cholesky
 from fastunlearn.ops._dispatch import why_not_live
 from fastunlearn.ops.weighted_gradient import weighted_gradient
 from tests.ops import sample_space_cases as cases
@@ -40,6 +40,18 @@ def test_explicit_rows_in_float64():
 @pytest.mark.parametrize("size", cases.GRADIENTS, ids=str)
 def test_weighted_gradient(size, dtype, weighted, strided, place):
     cases.check_weighted_gradient(dtype, size, weighted, strided, *place)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_weights_of_a_solve(dtype, place):
+    cases.check_weights_of_a_solve(dtype, *place)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("size, weight", [(1.0, 1e5), (1e-3, 1e-5)])
+def test_range_of_weights(size, weight, place):
+    cases.check_range_of_weights(size, weight, *place)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -81,3 +93,29 @@ def test_refusals():
     if REASON:
         with pytest.raises(BackendUnavailableError, match="cuda"):
             small_cholesky.solve(torch.eye(3)[None], torch.zeros(1, 3, 1), backend="cuda")
+
+
+@pytest.mark.parametrize("variable, argument", [("reference", "cuda"), ("cuda", "reference"), ("nonsense", "cuda")])
+def test_small_cholesky_heeds_its_argument_before_the_environment(gpu, monkeypatch, variable, argument):
+    """On a GPU the size of the systems decides whether "cuda" is offered; what the variable says must not."""
+    chosen = []
+    module = small_cholesky.backend_module
+    monkeypatch.setattr(small_cholesky, "backend_module", lambda *name: chosen.append(name[1]) or module(*name))
+    monkeypatch.setenv("FASTUNLEARN_BACKEND", variable)
+    with gpu("cuda"):
+        a, rhs = (2 * torch.eye(3))[None].to("cuda"), torch.ones(1, 3, 1).to("cuda")
+        x, _ = small_cholesky.solve(a, rhs, backend=argument)
+        assert chosen == [argument] and torch.allclose(x.cpu(), torch.full((1, 3, 1), 0.5))
+        too_large = torch.eye(2000)[None].to("cuda")
+        with pytest.raises(BackendUnavailableError, match="no such backend"):
+            small_cholesky.solve(too_large, torch.ones(1, 2000, 1).to("cuda"), backend="cuda")
+
+
+def test_small_cholesky_where_the_kernel_is_not_there(gpu, monkeypatch):
+    monkeypatch.setenv("FASTUNLEARN_BACKEND", "cuda")
+    with gpu("cuda"):
+        monkeypatch.setattr(_dispatch, "why_not_live", lambda name: "" if name == "reference" else "not built")
+        a, rhs = torch.eye(3)[None].to("cuda"), torch.ones(1, 3, 1).to("cuda")
+        assert torch.equal(small_cholesky.solve(a, rhs, backend="reference")[0].cpu(), torch.ones(1, 3, 1))
+        with pytest.raises(BackendUnavailableError, match="not built"):
+            small_cholesky.solve(a, rhs)

@@ -7,14 +7,20 @@ makes BLOCK numbers of one row for all K tangents, so that the primal is read an
 import triton
 import triton.language as tl
 
-from fastunlearn.ops._triton_math import tanh
+from fastunlearn.ops._triton_math import log1p, tanh
+
+
+@triton.jit
+def _at_least(x, least):
+    """The larger one; NaN where x is that."""
+    return tl.maximum(x, least, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
 def derivatives(x, KIND: tl.constexpr):
     """f, f', f'' in float32, term by term as in reference.py."""
     if KIND == "relu" or KIND == "relu2":
-        positive = tl.maximum(x, 0.0)
+        positive = _at_least(x, 0.0)
         step = tl.where(x > 0, 1.0, 0.0)
         if KIND == "relu":
             return positive, step, tl.zeros_like(x)
@@ -24,7 +30,7 @@ def derivatives(x, KIND: tl.constexpr):
         density = tl.exp(-0.5 * x * x) * 0.3989422804014327
         return x * below, below + x * density, density * (2 - x * x)
     elif KIND == "gelu_tanh":
-        near = tl.minimum(tl.maximum(x, -20.0), 20.0)
+        near = tl.minimum(_at_least(x, -20.0), 20.0, propagate_nan=tl.PropagateNan.ALL)
         w = 1.5957691216057308 * (near + 0.044715 * near * near * near)
         w1 = 1.5957691216057308 * (1 + 0.134145 * near * near)
         w2 = 0.42813093497634 * near
@@ -39,7 +45,7 @@ def derivatives(x, KIND: tl.constexpr):
         s, rest = tl.sigmoid(x), tl.sigmoid(-x)
         if KIND == "sigmoid":
             return s, s * rest, s * rest * (rest - s)
-        return tl.maximum(x, 0.0) + tl.log(1 + tl.exp(-tl.abs(x))), s, s * rest
+        return _at_least(x, 0.0) + log1p(tl.exp(-tl.abs(x))), s, s * rest
     else:
         tl.static_assert(KIND == "silu" or KIND == "quick_gelu", "an activation that this kernel does not know")
         slope: tl.constexpr = 1.702 if KIND == "quick_gelu" else 1.0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._dispatch import backend_module, choose_backend
+from fastunlearn.ops._recording import recording
 
 from . import embedding, formed, reference
 from ._arguments import Side, accumulator, check_matrix, check_offsets, check_pair, make_out
@@ -69,11 +70,16 @@ def formed_gram(
 
     All samples' gradients exist for one tile of the weight at a time, in at most ``memory_bytes`` bytes.
     This way is PyTorch's own GEMM on every device, so ``backend`` is None or "reference".
-    Raises InvalidInputError as :func:`ghost_gram` does, and where ``memory_bytes`` is too small.
+    Raises InvalidInputError as :func:`ghost_gram` does, where ``memory_bytes`` is too small, and while a CUDA graph is
+    recorded: it cuts tokens where offsets say, and so waits for them.
     """
     first, second = check_pair(x1, g1, offsets1, x2, g2, offsets2)
     if backend is not None:
         choose_backend(backend, first.x.device, ("reference",))
+    if recording(first.x):
+        raise InvalidInputError(
+            "gradients cannot be formed while a CUDA graph is recorded: use ghost_gram, or gram with route='ghost'"
+        )
     return formed.formed_gram(first, second, bias, _out(first, second, out), memory_bytes)
 
 
@@ -91,7 +97,8 @@ def gram(
     memory_bytes: int = MEMORY_BYTES,
     route: str = "auto",
 ) -> Tensor:
-    """The Gram by the route that the cost model says is faster ("auto"), or by the one named.
+    """The Gram by the route that the cost model says is faster ("auto"), or by the one named. While a CUDA graph is
+    recorded "auto" is the ghost route: the other waits for the offsets.
 
     ``route``: "auto", "ghost" (:func:`ghost_gram`) or "formed" (:func:`formed_gram`). ``backend`` is for the
     ghost route; the formed one is PyTorch's GEMM. Raises InvalidInputError as those two do.
@@ -101,13 +108,13 @@ def gram(
     first, second = check_pair(x1, g1, offsets1, x2, g2, offsets2)
     other = second or first
     if route == "auto":
-        route = choose_route(
+        route = "ghost" if recording(first.x) else choose_route(
             first.tokens, other.tokens, first.samples, other.samples, first.x.shape[1], first.g.shape[1],
             second is None, first.x.device.type,
         )  # fmt: skip
     if route == "ghost":
         return ghost_gram(x1, g1, offsets1, x2, g2, offsets2, bias=bias, out=out, backend=backend)
-    return formed.formed_gram(first, second, bias, _out(first, second, out), memory_bytes)
+    return formed_gram(x1, g1, offsets1, x2, g2, offsets2, bias=bias, out=out, memory_bytes=memory_bytes)
 
 
 def embedding_gram(

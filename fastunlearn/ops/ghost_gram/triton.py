@@ -1,8 +1,8 @@
 """The ghost Gram as a Triton kernel (float32, bfloat16, float16), which uses Hopper's own matrix instructions.
 
-A program makes a tile of token pairs, P = X1 X2^T + bias times Q = G1 G2^T, sums its columns by sample, and adds the
-running sums down the rows, where a sample ends and where the next one begins, to a float64 matrix by atomics. Running
-sums are float64, so that what was added before can be taken away again.
+A program makes a tile of token pairs, P = X1 X2^T + bias times Q = G1 G2^T, sums its columns by sample, then its rows
+by running sums, which begin anew with each sample (neither a large one nor one that is no number shows in the next),
+and adds them where a sample ends to a float64 matrix by atomics.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ def _add(out, sums, i, j, samples, inside, twice, SYMMETRIC: tl.constexpr):
 
 
 @triton.jit
+def _running(before, its_owner, here, owner):
+    """Sums within a sample. Tokens stand by samples, so the same owner on both sides is that of all between."""
+    return tl.where(its_owner == owner, before + here, here), owner
+
+
+@triton.jit
 def gram_tiles(
     x1, g1, owner1, x2, g2, owner2, out, N1, N2, D_IN, D_OUT, samples, x1_n, x1_d, g1_n, g1_d, x2_n, x2_d, g2_n, g2_d,
     BIAS: tl.constexpr, SYMMETRIC: tl.constexpr, PRECISION: tl.constexpr,
@@ -53,9 +59,9 @@ def gram_tiles(
     ends = (here != below) & (here >= 0)
     begin, end = tl.load(owner2 + column * BLOCK), tl.load(owner2 + tl.minimum((column + 1) * BLOCK, N2) - 1)
     for j in range(begin, end + 1):
-        sums = tl.cumsum(tl.sum(tl.where((of_column == j)[None, :], w, 0.0), 1).to(tl.float64), 0)
-        _add(out, sums, here, j, samples, ends, row < column, SYMMETRIC)
-        _add(out, -sums, below, j, samples, ends & (below >= 0), row < column, SYMMETRIC)
+        of_token = tl.sum(tl.where((of_column == j)[None, :], w, 0.0), 1)
+        sums, _ = tl.associative_scan((of_token, here), 0, _running)
+        _add(out, sums.to(tl.float64), here, j, samples, ends, row < column, SYMMETRIC)
 
 
 def _tiles(dtype: torch.dtype) -> tuple[Tile, ...]:

@@ -5,6 +5,10 @@ Triton kernel turns a chunk's float32 logits and tangents into losses and adjoin
 vocabulary: the softmax needs whole rows, so with vocabulary chunks the logits and tangents would be made twice
 (11 units of work and not 8). The price is that weight_out is read and written once per chunk, which is why a chunk is
 as large as MEMORY_BYTES lets it be.
+
+float16 ends at 6e-8, and a token's weight is mostly one over the number of tokens: weighted adjoints would be lost.
+There the kernel gets the weights without their powers of two, which stand beside: gx and hx are multiplied by them in
+float32, the rows of x and xt for weight_out by what they are of the largest, which then multiplies the sum. All exact.
 """
 
 from __future__ import annotations
@@ -35,19 +39,69 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some live tokens: their rows of x and xt, adjoints g (C, V) and h (K, C, V) of the layer's outputs."""
+    """Some live tokens: their rows of x and xt, adjoints g (C, V) and h (K, C, V) of the layer's outputs.
+
+    ``powers``: of two, float32 (C,), that are missing in the rows of g and h, and the largest of all tokens (1,)."""
 
     rows: Tensor
     x: Tensor
     xt: Tensor | None
     g: Tensor | None
     h: Tensor | None
+    powers: tuple[Tensor, Tensor] | None
+
+    def to_inputs(self, weight: Tensor) -> Tensor:
+        """The gradient of the inputs, g W."""
+        return self.g @ weight if self.powers is None else self._whole(product(self.g, weight))
+
+    def second_to_inputs(self, first: Tensor, second: Tensor | None) -> Tensor:
+        """h W (+ g Wt), of the dtype of x: (K, C, d)."""
+        dtype = self.x.dtype if self.powers is None else torch.float32
+        out = torch.empty(len(self.h), *self.x.shape, dtype=dtype, device=self.x.device)
+        found = pair_product((self.h, first), None if second is None else (self.g, second), out)
+        return found if self.powers is None else self._whole(found)
+
+    def _whole(self, value: Tensor) -> Tensor:
+        return value.mul_(self.powers[0][:, None]).to(self.x.dtype)
+
+    def add_weight(self, out: Tensor, adjoint: Tensor, with_tangents: bool) -> None:
+        """out (K, V, d) += adjoint^T x (+ g^T xt); a float64 accumulator gets a float32 product of each chunk."""
+        factors, unit = [self.x, self.xt if with_tangents else None], None
+        if self.powers is not None:
+            powers, unit = self.powers
+            share = (powers / unit)[:, None]
+            factors = [None if rows is None else (rows * share).to(rows.dtype) for rows in factors]
+        x, xt = factors
+        first, second = (adjoint.mT, x), None if xt is None else (self.g.mT, xt)
+        if out.dtype == torch.float32:
+            pair_product(first, second, out, add=True, unit=unit)
+        else:
+            sums = torch.empty(out.shape, dtype=torch.float32, device=out.device)
+            out += pair_product(first, second, sums, unit=unit)
+
+    def add_bias(self, out: Tensor, adjoint: Tensor) -> None:
+        """out (K, V) += the adjoint's sum over tokens."""
+        if self.powers is None:
+            out += adjoint.sum(1, dtype=out.dtype)
+            return
+        powers, unit = self.powers
+        share = (powers / unit).to(adjoint.dtype)[:, None]
+        for sums, rows in zip(out, adjoint, strict=True):
+            sums += product(rows.mT, share)[:, 0] * unit
+
+
+def _without_powers(weights: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers from 1 to 2 (with a sign), and the powers of two whose products with them are the weights; the smallest
+    one for tokens that count for nothing, which leave the largest to the others."""
+    fraction = 2 * torch.frexp(weights).mantissa
+    return fraction, torch.where(dead, torch.finfo(weights.dtype).tiny, weights / fraction)
 
 
 class _Sweep:
     """One pass over the live tokens; nll and nll_t are filled as it goes.
 
-    How many tokens live is not known while a CUDA graph is recorded: then all go by, the others with weight 0."""
+    How many tokens live is not known while a CUDA graph is recorded: then all go by, the others as zeros with weight 0
+    (what they hold may be no number: padding may see nothing)."""
 
     def __init__(self, x: Tensor, xt: Tensor | None, head: Head, labels: Tensor, token_weights: Tensor | None):
         self.x, self.xt, self.head, self.labels = x, xt, head, labels
@@ -57,10 +111,15 @@ class _Sweep:
             self.live = torch.arange(labels.numel(), device=x.device)
             self.dead = labels == IGNORED if token_weights is None else (labels == IGNORED) | (token_weights == 0)
             self.labels = labels.clamp_min(0)
+            self.x = x.masked_fill(self.dead[:, None], 0.0)
+            self.xt = None if xt is None else xt.masked_fill(self.dead[:, None], 0.0)
             self.weights = None if token_weights is None else self.weights.masked_fill(self.dead, 0.0)
         else:
             self.live = live_rows(labels, token_weights)
         tangents = [t for t in (xt, head.weight_t, head.bias_t) if t is not None]
+        self.powers = None
+        if self.weights is not None and x.dtype == torch.float16 and len(x):
+            self.weights, self.powers = _without_powers(self.weights, (labels == IGNORED) | (self.weights == 0))
         self.streams = tangents[0].shape[0] if tangents else 0
         self.nll = x.new_zeros(x.shape[0], dtype=torch.float32)
         self.nll_t = x.new_zeros(self.streams, x.shape[0], dtype=torch.float32) if self.streams else None
@@ -116,7 +175,8 @@ class _Sweep:
         self.nll[rows] = nll
         if nll_t is not None:
             self.nll_t[:, rows] = nll_t
-        return _Chunk(rows, x, xt, g, h)
+        powers = None if self.powers is None else (self.powers[rows], self.powers.amax(0, keepdim=True))
+        return _Chunk(rows, x, xt, g, h, powers)
 
 
 def _contiguous(head: Head) -> Head:
@@ -124,14 +184,6 @@ def _contiguous(head: Head) -> Head:
     bias = None if head.bias is None else head.bias.contiguous()
     bias_t = None if head.bias_t is None else head.bias_t.contiguous()
     return Head(head.weight, head.weight_t, bias, bias_t, head.softcap, head.logit_scale)
-
-
-def _add(out: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor] | None) -> None:
-    """out (K, V, d) += A1 B1 (+ A2 B2); a float64 accumulator gets a float32 product of each chunk."""
-    if out.dtype == torch.float32:
-        pair_product(first, second, out, add=True)
-    else:
-        out += pair_product(first, second, torch.empty(out.shape, dtype=torch.float32, device=out.device))
 
 
 def forward(x: Tensor, head: Head, labels: Tensor) -> Tensor:
@@ -157,11 +209,11 @@ def backward(
     gx = torch.zeros(x.shape, dtype=x.dtype, device=x.device) if need_x else None
     for chunk in sweep.chunks(True, False, False):
         if need_x:
-            gx[chunk.rows] = chunk.g @ head.weight
+            gx[chunk.rows] = chunk.to_inputs(head.weight)
         if weight_out is not None:
-            _add(weight_out.unsqueeze(0), (chunk.g.mT, chunk.x), None)
+            chunk.add_weight(weight_out.unsqueeze(0), chunk.g.unsqueeze(0), False)
         if bias_out is not None:
-            bias_out += chunk.g.sum(0, dtype=bias_out.dtype)
+            chunk.add_bias(bias_out.unsqueeze(0), chunk.g.unsqueeze(0))
     return sweep.results()[0], gx
 
 
@@ -174,14 +226,12 @@ def hessian_product(
     hx = torch.zeros(sweep.streams, *x.shape, dtype=x.dtype, device=x.device) if need_x else None
     for chunk in sweep.chunks(True, True, True):
         if need_x:
-            gx[chunk.rows] = chunk.g @ head.weight
-            out = torch.empty(sweep.streams, *chunk.x.shape, dtype=x.dtype, device=x.device)
-            second = None if head.weight_t is None else (chunk.g, head.weight_t)
-            hx[:, chunk.rows] = pair_product((chunk.h, head.weight), second, out)
+            gx[chunk.rows] = chunk.to_inputs(head.weight)
+            hx[:, chunk.rows] = chunk.second_to_inputs(head.weight, head.weight_t)
         if weight_out is not None:
-            _add(weight_out, (chunk.h.mT, chunk.x), None if chunk.xt is None else (chunk.g.mT, chunk.xt))
+            chunk.add_weight(weight_out, chunk.h, True)
         if bias_out is not None:
-            bias_out += chunk.h.sum(1, dtype=bias_out.dtype)
+            chunk.add_bias(bias_out, chunk.h)
     return *sweep.results(), gx, hx
 
 
@@ -193,10 +243,9 @@ def ggn_product(
     hx = torch.zeros(sweep.streams, *x.shape, dtype=x.dtype, device=x.device) if need_x else None
     for chunk in sweep.chunks(False, True, False):
         if need_x:
-            out = torch.empty(sweep.streams, *chunk.x.shape, dtype=x.dtype, device=x.device)
-            hx[:, chunk.rows] = pair_product((chunk.h, head.weight), None, out)
+            hx[:, chunk.rows] = chunk.second_to_inputs(head.weight, None)
         if weight_out is not None:
-            _add(weight_out, (chunk.h.mT, chunk.x), None)
+            chunk.add_weight(weight_out, chunk.h, False)
         if bias_out is not None:
-            bias_out += chunk.h.sum(1, dtype=bias_out.dtype)
+            chunk.add_bias(bias_out, chunk.h)
     return *sweep.results(), hx

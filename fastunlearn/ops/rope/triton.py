@@ -55,15 +55,15 @@ def _table(value: Tensor, x: Tensor) -> tuple[Tensor, int, int]:
 
 
 def apply(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool) -> Tensor:
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.numel() == 0:
+        return y
     # Axes (A, B, H, S, D): with tables per batch, B is the axis that they meet.
     heads = x.shape[-3] if x.dim() > 3 else 1
     batch = (x.shape[-4] if x.dim() > 3 else x.shape[0]) if cos.dim() == 3 else 1
     # One table everywhere: all leading axes are one.
     view = x.reshape(*((1, 1, -1) if cos.dim() == 2 else (-1, batch, heads)), *x.shape[-2:])
     view = view if view.stride(-1) == 1 else view.contiguous()
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    if x.numel() == 0:
-        return y
     outer, batch, heads, length, width = view.shape
     block = next_power_of_2(width)
     tile = Tile({"BLOCK_S": 32 if interpreted() else max(1, 2048 // block), "BLOCK_D": block})

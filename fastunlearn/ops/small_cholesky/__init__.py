@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops._dispatch import backend_module, choose_backend, extension
+from fastunlearn.ops._dispatch import backend_module, choose_backend, extension, why_not_on
 
 __all__ = ["solve"]
 
@@ -31,8 +31,8 @@ def solve(a: Tensor, rhs: Tensor, shift: float = 0.0, *, backend: str | None = N
 
 
 def _fits(a: Tensor) -> bool:
-    """Whether the CUDA kernel takes matrices of this size; False where there is no such kernel."""
-    if not a.is_cuda or choose_backend(None, a.device, BACKENDS) != "cuda":
-        return not a.is_cuda  # on the CPU: choose_backend says why "cuda" cannot be had
+    """Whether the CUDA kernel takes matrices of this size; True where it can't run, which choose_backend explains."""
+    if not a.is_cuda or why_not_on("cuda", a.device):
+        return True
     with torch.cuda.device(a.device):  # needs a GPU
         return a.shape[1] <= extension("cuda").small_cholesky_most(1 if a.dtype == torch.float64 else 0)

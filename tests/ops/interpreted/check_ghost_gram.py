@@ -55,3 +55,22 @@ def test_sums_of_samples_that_cancel_are_kept_apart():
     truth = dense_gram(tokens)
     got = ghost_gram(*tokens, backend="triton")
     assert ((got.double() - truth).abs() <= 1e-5 * truth.abs().clamp_min(1e-12)).all()
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_sample_that_is_no_number_spoils_no_other(wrong):
+    tokens = make_tokens([5, 6, 21, 7, 30], 8, 8, torch.float32)
+    tokens.g[7] = wrong
+    truth = dense_gram(tokens)
+    got = ghost_gram(*tokens, backend="triton")
+    spoilt = torch.zeros(5, dtype=torch.bool)
+    spoilt[1] = True
+    assert not got[spoilt].isfinite().any() and not got[:, spoilt].isfinite().any()
+    check(got[~spoilt][:, ~spoilt], truth[~spoilt][:, ~spoilt])
+
+
+def test_a_sample_far_larger_than_the_next():
+    tokens = make_tokens([10, 10, 10], 8, 8, torch.float32)
+    tokens.x[:10] *= 1e8
+    tokens.g[:10] *= 1e8
+    check(ghost_gram(*tokens, backend="triton")[1:, 1:], dense_gram(tokens)[1:, 1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from fastunlearn.ops.linear import triton as linear
 from fastunlearn.ops.linear_cross_entropy import reference as plain
 from fastunlearn.ops.linear_cross_entropy import triton as kernels
 from tests.ops.linear_cases import check, head_case
+from tests.ops.thresholds import LINEAR
 
 DTYPE = torch.float32
 CASES = {
@@ -89,6 +92,36 @@ def test_none_is_zero(missing):
         plain.hessian_product(wide.x, wide.xt, head(wide), wide.labels, wide.token_weights, True, *out_wide),
     )
     compare(out, out_wide)
+
+
+@pytest.mark.parametrize("weight", [1 / 32768, 3e4])
+@pytest.mark.parametrize("which", [*PRODUCTS, "first"])
+def test_weights_beyond_the_range_of_float16(which, weight, small_chunks, monkeypatch):
+    """A token's weight is one over the number of tokens: it must not take the adjoints below float16's range."""
+    monkeypatch.setattr(kernels, "product", lambda a, b: a.float() @ b.float())  # PyTorch has it on GPUs
+    case = head_case(17, 33, 300, 2, dtype=torch.float16, bias=True, softcap=20.0)
+    wide = case.to(torch.float64)
+    weights = case.token_weights.double() * weight
+    weights[case.labels == -100] = 1e9  # of tokens without a loss: they set no scale
+    if which == "first":
+        function, tangents = "backward", lambda c: (c.x, replace(c, weight_t=None, bias_t=None))
+    else:
+        function, tangents = PRODUCTS[which][0], lambda c: (c.x, c.xt, c)
+    streams = () if which == "first" else (2,)
+    out = [torch.zeros(*streams, 300, 33), torch.zeros(*streams, 300)]
+    truth_out = [one.double() for one in out]
+
+    def call(module, c, token_weights, sums):
+        *leading, layer = tangents(c)
+        return getattr(module, function)(*leading, head(layer), c.labels, token_weights, True, *sums)
+
+    got, truth = call(kernels, case, weights.float(), out), call(plain, wide, weights, truth_out)
+    for value, want in zip(got, truth, strict=True):  # results are float16: what is below its range is lost there
+        close = LINEAR[torch.float16] * want.abs().max() + 2**-25
+        assert value.dtype == torch.float16
+        assert ((value.double() - want).abs() <= close)[want.abs() < 65000].all()
+    for value, want in zip(out, truth_out, strict=True):
+        check(value, want, torch.float16)
 
 
 def test_no_token_has_a_loss():

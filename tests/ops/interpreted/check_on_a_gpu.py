@@ -93,9 +93,11 @@ def losses(name: str, case: HeadCase, sums: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["forward", "dual_forward", "backward", "hessian_product", "ggn_product"])
 def test_losses_in_a_recording(name, gpu):
-    """Where labels are -100 or weights 0, nothing comes out: as without a recording, where such tokens are left out."""
+    """Where labels are -100 or weights 0, nothing comes out: as without a recording, where such tokens are left out.
+    Not even where they hold no numbers."""
     case = head_case(23, 17, 63, 2, dtype=torch.float32, bias=True, softcap=20.0)
     case.labels[::3], case.token_weights[1::4] = -100, 0.0
+    case.x[::6], case.xt[:, 3::6] = float("nan"), float("inf")
     shape = tuple(case.weight.shape) if name == "backward" else (2, *case.weight.shape)
     truth = losses(name, case.to(torch.float64), torch.zeros(shape, dtype=torch.float64))
     there = replace(case, **{f.name: value.to("cuda") for f in fields(case)

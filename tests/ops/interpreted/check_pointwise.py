@@ -90,6 +90,39 @@ def test_activations(kind):
     compare(activation.dual_backward(*back), plain_activation.dual_backward(*widened(back)), ("gx", "hx"))
 
 
+@pytest.mark.parametrize("kind", plain_activation.KINDS)
+def test_what_is_no_number_stays_none(kind):
+    """As in the reference, where it is used at all; and in the rows of a norm and pairs of a rotation."""
+    x, ones = torch.tensor([float("nan"), 1.0, float("nan")]), torch.ones(1, 3)
+    results = []
+    for module in (activation, plain_activation):
+        y, yt = module.dual_forward(x, ones, kind)
+        results.append([y, yt, *module.dual_backward(x, ones, ones[0], ones, kind)])
+    for got, want in zip(*results, strict=True):
+        assert torch.equal(got.isnan(), want.isnan())
+
+
+def test_norms_and_rotations_keep_what_is_no_number():
+    x = draw((3, 8), DTYPE, 1)
+    x[1, 2] = float("nan")
+    for center in (False, True):
+        args = (x, x[None], None, None, None, None, 1e-5, 0.0, center)
+        back = (x, x[None], None, None, torch.ones(3, 8), torch.ones(1, 3, 8), 1e-5, 0.0, center)
+        for value in (*norm.dual_forward(*args), *norm.dual_backward(*back)[:2]):
+            assert value.isnan().all(-1).flatten().tolist() == [False, True, False]
+    table = draw((3, 8), DTYPE, 2)
+    want = plain_rope.apply(x, table, table, False, False)
+    assert torch.equal(rope.apply(x, table, table, False, False).isnan(), want.isnan())
+
+
+def test_softplus_far_below_zero():
+    """exp(x) there, which 1 + exp(x) would lose: to float32's accuracy of the result, however small that is."""
+    x = torch.cat([torch.linspace(-80, 80, 321), torch.linspace(-1, 1, 33)])
+    got = activation.dual_forward(x, None, "softplus")[0].double()
+    want = plain_activation.dual_forward(x.double(), None, "softplus")[0]
+    assert ((got - want).abs() <= 1e-6 * want).all()
+
+
 @pytest.mark.parametrize("kept", OPTIONAL)
 def test_gated_with_missing_arguments(kept):
     gate, up, *rest = gated_inputs(3, (2, 5, 20))
@@ -108,7 +141,8 @@ def test_gated_halves_of_one_projection():
 
 
 ROPE = [((1, 2), (1, 2)), ((3, 63, 8), (63, 6)), ((2, 4, 7, 64), (2, 7, 64)), ((3, 2, 4, 5, 10), (2, 5, 10)),
-        ((2, 3, 1, 34), (1, 1, 16)), ((0, 3, 4), (3, 4)), ((2, 6, 8), (2, 6, 8))]  # fmt: skip
+        ((2, 3, 1, 34), (1, 1, 16)), ((0, 3, 4), (3, 4)), ((2, 3, 0, 8), (0, 8)), ((2, 3, 0, 8), (2, 0, 8)),
+        ((2, 6, 8), (2, 6, 8))]  # fmt: skip
 
 
 @pytest.mark.parametrize("inverse", [False, True])
