@@ -31,6 +31,7 @@ BACKENDS: dict[str, tuple[str, str | None]] = {
 }
 #: The dtypes that a backend takes, where it does not take all: others go to the next backend of the op.
 DTYPES = {"triton": (torch.float32, torch.bfloat16, torch.float16)}
+HALVES = (torch.bfloat16, torch.float16)
 _EXTENSIONS = {"cpu": "fastunlearn._cpu", "cuda": "fastunlearn._cuda"}
 _BEST_FIRST = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 ISA_VARIABLE = "FASTUNLEARN_CPU_ISA"
@@ -167,6 +168,19 @@ def _why_no_driver() -> str:
     return f"the extension is built, but its CUDA runtime finds no device: {reason}" if reason else ""
 
 
+def _best_first(device: torch.device, dtype: torch.dtype | None) -> tuple[str, ...]:
+    best = _BEST_FIRST.get(device.type, ("reference",))
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return best
+    if dtype in HALVES and not torch.are_deterministic_algorithms_enabled():
+        capability = _capability(torch.cuda.current_device() if device.index is None else device.index)
+        # Hopper's and later data centres' products of warp groups, which Triton writes: the CUDA kernels' (wmma) reach
+        # about two thirds of that rate (arXiv 2402.13499). GPUs of 12.x have the latter alone.
+        if (9, 0) <= capability < (12, 0):
+            return "triton", *(name for name in best if name != "triton")
+    return best
+
+
 def choose_backend(
     requested: str | None, device: torch.device, offered: tuple[str, ...], dtype: torch.dtype | None = None
 ) -> str:
@@ -184,7 +198,7 @@ def choose_backend(
         requested = os.environ.get(BACKEND_VARIABLE, "").strip().lower() or None
         source = BACKEND_VARIABLE
     if requested is None:
-        best = _BEST_FIRST.get(device.type, ("reference",))
+        best = _best_first(device, dtype)
         return next(name for name in best if name in offered and not why_not_on(name, device))
     if requested not in BACKENDS:
         raise InvalidInputError(f"{source}={requested!r} is unknown; use one of {', '.join(BACKENDS)}")

@@ -295,7 +295,7 @@ def pretended_gpu() -> Iterator[_Marks]:
         "synchronize": lambda device=None: None, "current_stream": lambda device=None: stream,
         "device": lambda device: contextlib.nullcontext(), "is_current_stream_capturing": marks.is_recording,
         "get_device_properties": lambda device=None: PROPERTIES, "get_device_name": lambda device=None: PROPERTIES.name,
-        "get_device_capability": lambda device=None: (9, 0), "mem_get_info": lambda device=None: (1 << 34, 1 << 34),
+        "get_device_capability": lambda device=None: (8, 0), "mem_get_info": lambda device=None: (1 << 34, 1 << 34),
         "max_memory_allocated": lambda device=None: 0, "memory_allocated": lambda device=None: 0,
         "get_rng_state": lambda device=None: None, "set_rng_state": lambda state, device=None: None,
         "reset_peak_memory_stats": lambda device=None: None, "empty_cache": lambda: None,

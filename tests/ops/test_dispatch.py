@@ -168,3 +168,19 @@ def test_instruction_set_by_environment(isa):
         assert done.stdout.strip() == isa
     else:
         assert done.returncode != 0 and f"FASTUNLEARN_CPU_ISA='{isa}' cannot run here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "capability, best", [((8, 0), "cuda"), ((8, 9), "cuda"), ((9, 0), "triton"), ((10, 0), "triton"), ((12, 0), "cuda")]
+)
+def test_half_precision_goes_to_the_faster_products(gpus, capability, best, monkeypatch):
+    """Those of warp groups, which only Triton's kernels use; but they add in an order of their own."""
+    gpus(capability)
+    device = torch.device("cuda")
+    for dtype in (torch.bfloat16, torch.float16):
+        assert choose_backend(None, device, ALL, dtype) == best
+        assert choose_backend(None, device, ("reference", "cuda"), dtype) == "cuda"
+    for dtype in (torch.float32, torch.float64, None):
+        assert choose_backend(None, device, ALL, dtype) == "cuda"
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert choose_backend(None, device, ALL, torch.bfloat16) == "cuda"

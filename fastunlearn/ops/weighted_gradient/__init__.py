@@ -10,7 +10,7 @@ from fastunlearn.ops._dispatch import backend_module, choose_backend
 
 __all__ = ["weighted_gradient"]
 
-BACKENDS = ("reference", "cuda")
+BACKENDS = ("reference", "cuda", "triton")
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -37,5 +37,5 @@ def weighted_gradient(
                 f"{name} must be {shape} {dtype} on {x.device}; it is {tuple(value.shape)} {value.dtype} "
                 f"on {value.device}"
             )
-    chosen = choose_backend(backend, x.device, BACKENDS)
+    chosen = choose_backend(backend, x.device, BACKENDS, x.dtype)
     return backend_module(__package__, chosen).weighted_gradient(x.detach(), g.detach(), weights, out)
