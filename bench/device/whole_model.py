@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -51,34 +52,52 @@ def gradients(model, batch) -> tuple[torch.Tensor, ...]:
     return torch.autograd.grad(model(**batch).loss, list(model.parameters()))
 
 
-def hvp(bench: Bench) -> list[dict]:
-    return [_case(bench, *which, compiled=not bench.toy) for which in (TOY if bench.toy else SMALL)]
+def hvp(bench: Bench) -> list:
+    return _cases(bench, TOY if bench.toy else SMALL, not bench.toy)
 
 
-def large_hvp(bench: Bench) -> list[dict]:
-    return [_case(bench, *which, compiled=False) for which in (TOY if bench.toy else LARGE)]
+def large_hvp(bench: Bench) -> list:
+    return _cases(bench, TOY if bench.toy else LARGE, False)
 
 
-def _case(bench: Bench, name: str, tokens: int, compiled: bool) -> dict:
-    model = build(bench, name, tokens)
-    batch = make_batch(model, tokens)
-    ways = {"gradient, sdpa": bench.measure(functools.partial(gradients, model, batch))}
+def _cases(bench: Bench, which: tuple[tuple[str, int], ...], compiled: bool) -> list:
+    return [({"model": name, "tokens": tokens, "ways": {}}, functools.partial(_products, bench, compiled))
+            for name, tokens in which]  # fmt: skip
+
+
+def _products(bench: Bench, compiled: bool, case: dict) -> Iterator[None]:
+    model = build(bench, case["model"], case["tokens"])
+    batch = make_batch(model, case["tokens"])
+
+    def measure(name: str, run: Callable[[], object]) -> None:
+        case["ways"][name] = bench.measure(run)
+        _count_gradients(case["ways"])
+
+    measure("gradient, sdpa", functools.partial(gradients, model, batch))
+    yield
+    tangents, out = _vectors(model)
+    measure("fastunlearn", functools.partial(DualPass(model, dict(model.named_parameters())).hessian, batch, tangents,
+                                             out))  # fmt: skip
+    yield
+    del tangents, out
     if compiled:
-        ways["gradient, sdpa, torch.compile"] = bench.measure(_compiled_gradients(model, batch))
-    case = {"model": name, "tokens": tokens, "ways": ways | _ours(bench, model, batch)}
+        measure("gradient, sdpa, torch.compile", _compiled_gradients(model, batch))
+        yield
     model.set_attn_implementation("eager")
     if bench.toy:
         case["error"] = _difference(model, batch)
     vector = torch.cat([0.01 * torch.randn_like(p).flatten() for p in model.parameters()])
-    for other in OTHERS:
-        if peers.installed(other):
-            run = functools.partial(peers.HESSIAN[other][1], model, batch, vector)
-            case["ways"][other] = bench.measure(run)
-    found = [way["seconds"] for key, way in case["ways"].items() if key.startswith("gradient") and "seconds" in way]
-    for way in case["ways"].values():
+    for other in filter(peers.installed, OTHERS):
+        measure(other, functools.partial(peers.HESSIAN[other][1], model, batch, vector))
+        yield
+
+
+def _count_gradients(ways: dict[str, dict]) -> None:
+    """Every way's time in gradients of the model, the fastest of those that were measured."""
+    found = [way["seconds"] for name, way in ways.items() if name.startswith("gradient") and "seconds" in way]
+    for way in ways.values():
         if found and "seconds" in way:
             way["gradients"] = way["seconds"] / min(found)
-    return case
 
 
 def _compiled_gradients(model, batch):
@@ -95,12 +114,6 @@ def _vectors(model) -> tuple[dict, dict]:
     return tangents, {n: torch.zeros(1, *p.shape, dtype=wide, device=p.device) for n, p in parameters.items()}
 
 
-def _ours(bench: Bench, model, batch) -> dict:
-    tangents, out = _vectors(model)
-    dual = DualPass(model, dict(model.named_parameters()))
-    return {"fastunlearn": bench.measure(functools.partial(dual.hessian, batch, tangents, out))}
-
-
 def _flat(values) -> torch.Tensor:
     return torch.cat([value.flatten() for value in values])
 
@@ -113,11 +126,15 @@ def _difference(model, batch) -> float:
     return ((_flat(out.values()) - truth).norm() / truth.norm()).item()
 
 
-def accuracy(bench: Bench) -> list[dict]:
+def accuracy(bench: Bench) -> list:
     """Errors in bfloat16 against float64 at the same weights and vector: our product, and PyTorch's own gradient."""
     name, tokens = ("toy", 16) if bench.toy else ("llama-3.2-1b", 512)
-    model = build(bench, name, tokens)
-    batch = make_batch(model, tokens)
+    return [({"model": name, "tokens": tokens, "ways": {}}, functools.partial(_errors, bench))]
+
+
+def _errors(bench: Bench, case: dict) -> Iterator[None]:
+    model = build(bench, case["model"], case["tokens"])
+    batch = make_batch(model, case["tokens"])
     tangents, out = _vectors(model)
     DualPass(model, dict(model.named_parameters())).hessian(batch, tangents, out)
     product, gradient = _flat(out.values()), _flat(gradients(model, batch))
@@ -129,7 +146,8 @@ def accuracy(bench: Bench) -> list[dict]:
     errors = {"product": _relative(product, _flat(truth.values()))}
     del truth
     errors["gradient of torch"] = _relative(gradient, _flat(gradients(wide, batch)))
-    return [{"model": name, "tokens": tokens, "ways": {}, "errors": errors}]
+    case["errors"] = errors
+    yield
 
 
 def _relative(got: torch.Tensor, truth: torch.Tensor) -> float:
