@@ -10,7 +10,8 @@ its message, and so is a case that cannot be set up. Rates are shares of what a 
 in the same run, not of a data sheet. Whether results are right is ``bench.device.check``'s to say; here errors stand
 beside PyTorch's own where float64 fits.
 
-Exit status: 0; 3 where a case could not be set up; 4 where the GPU was lost, and with it what came after.
+Exit status: 0; FAILED (status.py) where a case could not be set up; CUT where the GPU was lost, and with it what came
+after.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 
 from bench.device import attention, newton, output_layer, pointwise, sample_space, whole_model
 from bench.device.measure import Bench, described, prefix
+from bench.device.status import CUT, FAILED
 from fastunlearn.microbench.harness import record
 from fastunlearn.storage.files import write_json
 
@@ -35,7 +37,6 @@ SUBJECTS: dict[str, Callable[[Bench], Iterable[Case]]] = {
     "pointwise": pointwise.pointwise, "accuracy": whole_model.accuracy, "hvp": whole_model.hvp,
     "hvp-large": whole_model.large_hvp, "newton": newton.newton,
 }  # fmt: skip
-FAILED, LOST = 3, 4
 
 
 def strict(value):
@@ -74,7 +75,7 @@ def time_subject(bench: Bench, subject: str, out: Path) -> int:
         write(False)
         show(case)
         if bench.lost:
-            return LOST
+            return CUT
     write(True)
     return FAILED if any("failed" in case for case in cases) else 0
 

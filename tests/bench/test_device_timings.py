@@ -79,7 +79,7 @@ def test_a_lost_gpu_ends_the_subject_with_its_failure_written(bench, tmp_path, m
         yield
 
     monkeypatch.setitem(timings.SUBJECTS, "systems", lambda _: [({"ways": {}}, fill)] * 2)
-    assert timings.time_subject(bench, "systems", tmp_path) == timings.LOST
+    assert timings.time_subject(bench, "systems", tmp_path) == timings.CUT
     found = written(tmp_path, "systems")
     assert found["cases"][0]["ways"]["first"] == {"failed": "RuntimeError: illegal memory access"}
     assert len(found["cases"]) == 1 and not found["settings"]["whole"]
