@@ -15,7 +15,8 @@ __all__ = ["HALF", "Bench", "described", "error", "gpu_is_lost", "prefix"]
 
 #: The dtype of weights and activations.
 HALF = torch.bfloat16
-_FEW = 1.0  # seconds: what takes longer is warmed up once and timed three times
+_SLOW, _VERY_SLOW = 1.0, 10.0  # seconds
+_LONG_LAUNCH = 0.02
 
 
 class Bench:
@@ -43,17 +44,32 @@ class Bench:
         return found
 
     def _measured(self, run: Callable[[], object]) -> dict:
+        """Slow ways run three times in all, very slow ones twice: compiling, then the clock and the memory at once."""
         run()  # compiles kernels, and times their tiles
-        slow = self._once(run) > _FEW
-        for _ in range(0 if self.toy or slow else 2):
-            run()
         gc.collect()
         before = self._start_memory()
-        run()
+        seconds, host = self._once(run)
         peak = torch.cuda.max_memory_allocated() - before if self.cuda else None
-        times = [self._once(run) for _ in range(min(3, self.rounds) if slow else self.rounds)]
+        times = [seconds]
+        if seconds > _SLOW:
+            times += [self._once(run)[0] for _ in range(0 if seconds > _VERY_SLOW else min(2, self.rounds) - 1)]
+        elif not self.toy:
+            run()
+            ahead = self._ahead(host)
+            times = [self._once(run, ahead)[0] for _ in range(self.rounds)]
         return {"seconds": statistics.median(times), "seconds_least": min(times), "peak_bytes": peak,
-                "rounds": len(times)}  # fmt: skip
+                "host_seconds": host, "rounds": len(times)}  # fmt: skip
+
+    def _ahead(self, host: float) -> int:
+        """Cycles for which the GPU is kept busy before the clock starts, so that all of a launch waits in its queue by
+        then: kernels are timed, not Python. None of them where the host takes long: that is a whole program, whose user waits
+        for it too."""
+        return 0 if not self.cuda or host > _LONG_LAUNCH else int((2 * host + 5e-4) * self._cycles_per_second)
+
+    @functools.cached_property
+    def _cycles_per_second(self) -> float:
+        cycles = 20_000_000
+        return cycles / max(self._once(lambda: torch.cuda._sleep(cycles))[0], 1e-3)
 
     def tidy(self) -> None:
         """After a failure or a case, whose graphs would take the memory of the next. Sees whether the GPU is lost."""
@@ -69,17 +85,23 @@ class Bench:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
 
-    def _once(self, run: Callable[[], object]) -> float:
+    def _once(self, run: Callable[[], object], ahead: int = 0) -> tuple[float, float]:
+        """Seconds until ``run`` is done, and those that the host took for it. ``ahead``: see :meth:`_ahead`."""
         if not self.cuda:
             start = time.perf_counter()
             run()
-            return time.perf_counter() - start
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
+            return (time.perf_counter() - start,) * 2
+        torch.cuda.synchronize()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        if ahead:
+            torch.cuda._sleep(ahead)
+        begin.record()
+        start = time.perf_counter()
         run()
+        host = time.perf_counter() - start
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1e3
+        return begin.elapsed_time(end) / 1e3, host
 
     @functools.cached_property
     def product_rate(self) -> float | None:
