@@ -62,8 +62,8 @@ class Bench:
 
     def _ahead(self, host: float) -> int:
         """Cycles for which the GPU is kept busy before the clock starts, so that all of a launch waits in its queue by
-        then: kernels are timed, not Python. None of them where the host takes long: that is a whole program, whose user waits
-        for it too."""
+        then: kernels are timed, not Python. None of them where the host takes long: that is a whole program, whose user
+        waits for it too."""
         return 0 if not self.cuda or host > _LONG_LAUNCH else int((2 * host + 5e-4) * self._cycles_per_second)
 
     @functools.cached_property

@@ -35,7 +35,7 @@ SUBJECTS: dict[str, Callable[[Bench], Iterable[Case]]] = {
     "attention": attention.attention, "cross-entropy": output_layer.cross_entropy, "ghost-gram": sample_space.gram,
     "explicit-rows": sample_space.rows, "weighted-gradient": sample_space.weighted, "systems": sample_space.systems,
     "pointwise": pointwise.pointwise, "accuracy": whole_model.accuracy, "hvp": whole_model.hvp,
-    "hvp-large": whole_model.large_hvp, "newton": newton.newton,
+    "hvp-short": whole_model.short_hvp, "hvp-large": whole_model.large_hvp, "newton": newton.newton,
 }  # fmt: skip
 
 
