@@ -23,6 +23,7 @@ def fill(cases: list) -> dict:
     return case
 
 
+@pytest.mark.slow
 def test_the_compiled_gradient_has_fixed_sizes(bench, monkeypatch):
     """Also after another length, which would otherwise make them vary."""
     symbolic = []
