@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.device.goals import verdicts
 from bench.generated import write_page
+from bench.ghost_gram import refusal
 from bench.readme_products import growth_section, products_section
 from fastunlearn.audit.document import validate
 from fastunlearn.ops.ghost_gram.cost import choose_route
@@ -176,7 +177,7 @@ def _cell(result: dict | None) -> str:
     if result is None:
         return NONE
     if "seconds" not in result:
-        return f"rejected: error {result['error']:.0e}"
+        return refusal(result)
     memory = "" if result["peak_bytes"] is None else f", {mebibytes(result['peak_bytes'])}"
     return f"{plain(result['seconds'] * 1e3)} ms{memory}"
 
