@@ -36,7 +36,7 @@ def _timing(subject: str, seconds: int, rounds: int = 10) -> Step:
 
 
 def _check(seconds: int, *more: str) -> Step:
-    """One thread for each process, and two for those that compile for torch.compile in each: there are 16 cores."""
+    """Many processes: one thread for each, and in each two of those that compile for torch.compile."""
     command = _module("bench.device.check", "--processes", str(PROCESSES), "--seconds", LEFT, *more)
     return Step("check", seconds, command, {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"})
 
