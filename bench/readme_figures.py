@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.device.goals import verdicts
 from bench.generated import write_page
+from bench.ghost_gram import refusal
 from bench.readme_products import growth_section, products_section
 from fastunlearn.audit.document import validate
 from fastunlearn.ops.ghost_gram.cost import choose_route
@@ -176,7 +177,7 @@ def _cell(result: dict | None) -> str:
     if result is None:
         return NONE
     if "seconds" not in result:
-        return f"rejected: error {result['error']:.0e}"
+        return refusal(result)
     memory = "" if result["peak_bytes"] is None else f", {mebibytes(result['peak_bytes'])}"
     return f"{plain(result['seconds'] * 1e3)} ms{memory}"
 
@@ -234,7 +235,7 @@ def gpu_section(results: Path, gpu: str = "h200") -> str:
         mark = {None: "", True: ", met", False: ", not met"}[verdict.met]
         rows.append([verdict.work, verdict.goal, verdict.measured + mark])
     about = f"### On a GPU ({gpu.upper()})\n\n"
-    if all(verdict.met is None for verdict in found) and not (results / "cuda-ghost-gram.json").exists():
+    if not any((*results.glob(f"{gpu}-*.json"), *results.glob("cuda-*.json"))):
         about += (
             "No figure of a GPU is known yet: its kernels were compiled for it, and their code was run on the CPU by "
             "the tests, but not on a GPU. This is what `bench/device.sh` measures there."

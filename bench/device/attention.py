@@ -1,7 +1,8 @@
 """Attention's dual forward and backward, causal, 32 heads over 8, beside the other ways to its tangents.
 
-jvp_flash_attention tries some twenty tiles at each length, each of them compiled anew: it is left out of what comes
-after PEER_SECONDS of that. It has no second reverse pass, so no Hessian product of a model can be had by it.
+jvp_flash_attention tries some twenty tiles at each length, each of them compiled anew: it comes when all else was
+measured, and not again after PEER_SECONDS of that. It has no second reverse pass, so no Hessian product of a model can
+be had by it.
 
 "one way": each of our ways to the backward (fastunlearn/ops/attention/_triton_ways.py), of which "dual backward" takes
 the fastest.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import time
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,58 +25,91 @@ from fastunlearn.ops.attention import AttentionSpec, dual_backward, dual_forward
 
 #: Products of tiles that the two take: 2 and 5 of an ordinary attention, and 4 and 10 of its tangent.
 FORWARD, BACKWARD = 6, 15
-PEER_SECONDS = 240
+LENGTHS, HEADS = (2048, 4096, 8192, 16384), (64, 128)
+PEERS = {"jvp_flash_attention": True, "jvp_flash_attention, without TMA": False}
+PEER_SECONDS = 60
 ERRORS_UP_TO = 2048  # tokens: the reference in float64 has S x T arrays
 
 
-def attention(bench: Bench) -> list[dict]:
-    cases, spent = [], [0.0]
+def attention(bench: Bench) -> list:
+    """All cases with ours and PyTorch's ways; then the peer in each of them, whose compiling takes minutes."""
     heads, groups = (4, 2) if bench.toy else (32, 8)
-    for length in (32,) if bench.toy else (2048, 4096, 8192, 16384):
-        for head in (16,) if bench.toy else (64, 128):
-            cases.append(_case(bench, heads, groups, head, length, spent))
-    return cases
+    shapes = ((32, 16),) if bench.toy else tuple(itertools.product(LENGTHS, HEADS))
+    cases = [{"heads": heads, "groups": groups, "head": head, "length": n, "ways": {}} for n, head in shapes]
+    found = [(case, functools.partial(_ours, bench)) for case in cases]
+    if importlib.util.find_spec("jvp_flash_attention") is not None:
+        left: list[float] = [PEER_SECONDS]
+        found += [(case, functools.partial(_peer, bench, left)) for case in cases]
+    return found
 
 
-def _case(bench: Bench, heads: int, groups: int, head: int, length: int, spent: list[float]) -> dict:
-    """``spent``: seconds that the peer has had so far."""
+def _inputs(bench: Bench, case: dict):
+    """Values, tangents, and the adjoints of both; the operation."""
+    torch.manual_seed(0)
+    heads, groups, head, length = (case[name] for name in ("heads", "groups", "head", "length"))
     shapes = ((1, heads, length, head), (1, groups, length, head), (1, groups, length, head))
     values = [bench.draw(*s) for s in shapes]
     tangents = [bench.draw(1, *s) for s in shapes]
     g, h = bench.draw(*shapes[0]), bench.draw(1, *shapes[0])
-    spec = AttentionSpec(head**-0.5, causal=True)
-    o, ot, stats = dual_forward(*values, *tangents, spec)
-    forward = functools.partial(dual_forward, *values, *tangents, spec)
-    backward = functools.partial(dual_backward, *values, *tangents, o, ot, stats, g, h, spec)
+    return values, tangents, g, h, AttentionSpec(head**-0.5, causal=True)
+
+
+def _ours(bench: Bench, case: dict) -> Iterator[None]:
+    values, tangents, g, h, spec = _inputs(bench, case)
     plain = [t[0] for t in tangents]
-    ways = {
-        "dual forward": forward, "dual backward": backward, "torch: jvp, math": lambda: _jvp(values, plain),
-        "torch: double backward, math": lambda: _twice(values, plain, g),
-        "torch: gradient, its own choice": lambda: _gradient(values, g),
-    }  # fmt: skip
-    peer = importlib.util.find_spec("jvp_flash_attention") is not None and spent[0] < PEER_SECONDS
-    if peer:  # it has no grouped heads: keys and values are repeated for it, outside of the clock
-        many = [t.repeat_interleave(heads // t.shape[1], 1).contiguous() for t in (*values, *plain)]
-        ways["jvp_flash_attention"] = lambda: flash_jvp(many, head**-0.5)
-        ways["jvp_flash_attention, without TMA"] = lambda: flash_jvp(many, head**-0.5, tma=False)
-    case = {"heads": heads, "groups": groups, "head": head, "length": length, "ways": {}}
-    for name, run in ways.items():
-        start = time.monotonic()
-        case["ways"][name] = bench.measure(run)
-        spent[0] += time.monotonic() - start if name.startswith("jvp_flash") else 0.0
-    for name in offered_ways(backward)[: 1 if bench.toy else None] if bench.cuda else ():
-        with one_way(name):
-            case["ways"][f"one way: {name}"] = bench.measure(backward)
+    heads, head, length, ways = case["heads"], case["head"], case["length"], case["ways"]
     pairs = 2 * heads * length * length / 2 * head  # operations of one product of tiles, half by causality
-    bench.share_of_product_rate(case["ways"]["dual forward"], FORWARD * pairs)
-    for name, way in case["ways"].items():
-        if name == "dual backward" or name.startswith("one way"):
-            bench.share_of_product_rate(way, BACKWARD * pairs)
+
+    def measure(name: str, run: Callable[[], object], operations: float | None = None) -> None:
+        ways[name] = bench.measure(run)
+        if operations is not None:
+            bench.share_of_product_rate(ways[name], operations)
+
+    forward = functools.partial(dual_forward, *values, *tangents, spec)
+    measure("dual forward", forward, FORWARD * pairs)
+    yield
+    o, ot, stats = forward()
+    backward = functools.partial(dual_backward, *values, *tangents, o, ot, stats, g, h, spec)
+    measure("dual backward", backward, BACKWARD * pairs)
+    yield
     if length <= ERRORS_UP_TO:
         case["errors"] = _errors(values, tangents, g, spec, forward(), backward())
-        if peer:
-            case["errors"] |= _peer_errors(many, values, tangents, spec)
-    return case
+        yield
+    for name, run in {
+        "torch: jvp, math": lambda: _jvp(values, plain),
+        "torch: double backward, math": lambda: _twice(values, plain, g),
+        "torch: gradient, its own choice": lambda: _gradient(values, g),
+    }.items():  # fmt: skip
+        measure(name, run)
+        yield
+    for name in offered_ways(backward)[: 1 if bench.toy else None] if bench.cuda else ():
+        with one_way(name):
+            measure(f"one way: {name}", backward, BACKWARD * pairs)
+        yield
+
+
+def _peer(bench: Bench, left: list[float], case: dict) -> Iterator[None]:
+    """``left``: seconds that it may still have."""
+    many: list[torch.Tensor] = []
+    inputs = functools.cache(functools.partial(_inputs, bench, case))
+
+    def run(tma: bool):
+        if not many:  # it has no grouped heads: keys and values are repeated for it, outside of the clock
+            values, tangents = inputs()[:2]
+            many.extend(t.repeat_interleave(case["heads"] // t.shape[1], 1).contiguous()
+                        for t in (*values, *(t[0] for t in tangents)))  # fmt: skip
+        return flash_jvp(many, case["head"] ** -0.5, tma)
+
+    for name, tma in PEERS.items():
+        if left[0] <= 0:
+            return
+        start = time.monotonic()
+        case["ways"][name] = bench.measure(functools.partial(run, tma))
+        left[0] -= time.monotonic() - start
+        yield
+    if "errors" in case and any("seconds" in case["ways"][name] for name in PEERS):
+        values, tangents, _, _, spec = inputs()
+        case["errors"] |= _peer_errors(many, values, tangents, spec)
 
 
 def _sdpa(*values):

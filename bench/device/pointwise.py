@@ -6,6 +6,8 @@ Bytes are those that must be moved: every input read once, every result written 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -13,36 +15,53 @@ from bench.device.measure import Bench
 from fastunlearn.ops import gated_mlp, norm, rope
 
 
-def pointwise(bench: Bench) -> list[dict]:
+def pointwise(bench: Bench) -> list:
+    """``passes``: tensors of the shape of ``like`` that are read or written."""
     n, width, inner = (12, 32, 48) if bench.toy else (8192, 4096, 14336)
-    x, xt, g, h = bench.draw(n, width), bench.draw(1, n, width), bench.draw(n, width), bench.draw(1, n, width)
-    w, wt = bench.draw(width), bench.draw(1, width)
-    gate, up, g2 = (bench.draw(n, inner) for _ in range(3))
-    gate_t, up_t, h2 = (bench.draw(1, n, inner) for _ in range(3))
-    heads = bench.draw(1, 4 if bench.toy else 32, n, 16 if bench.toy else 128)
-    table = [torch.randn(n, heads.shape[3], device=bench.device) for _ in range(2)]
+    wide, high, long = (n, width), (n, inner), (1, 4 if bench.toy else 32, n, 16 if bench.toy else 128)
+
+    def draw(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+        return [bench.draw(*shape) for shape in shapes]
+
+    def norm_forward():
+        x, xt, w, wt = draw(wide, (1, *wide), (width,), (1, width))
+        return (functools.partial(norm.rms_norm_dual_forward, x, xt, w, wt, 1e-6),
+                lambda: torch.func.jvp(_rms, (x, w), (xt[0], wt[0])))  # fmt: skip
+
+    def norm_backward():
+        values = draw(wide, (1, *wide), (width,), (1, width), wide, (1, *wide))
+        return functools.partial(norm.rms_norm_dual_backward, *values, 1e-6), None
+
+    def gated_forward():
+        gate, up, gate_t, up_t = draw(high, high, (1, *high), (1, *high))
+        return (functools.partial(gated_mlp.dual_forward, gate, up, gate_t, up_t, "silu"),
+                lambda: torch.func.jvp(_gated, (gate, up), (gate_t[0], up_t[0])))  # fmt: skip
+
+    def gated_backward():
+        values = draw(high, high, (1, *high), (1, *high), high, (1, *high))
+        return functools.partial(gated_mlp.dual_backward, *values, "silu"), None
+
+    def rotary():
+        heads = bench.draw(*long)
+        table = [torch.randn(n, long[3], device=bench.device) for _ in range(2)]
+        return functools.partial(rope.apply, heads, *table), lambda: _rotated(heads, *table)
+
+    def fill(passes: int, make: Callable, case: dict) -> Iterator[None]:
+        moved = passes * math.prod(case["shape"]) * bench.half.itemsize
+        for name, run in zip(("fastunlearn", "torch"), make(), strict=True):
+            if run is not None:
+                case["ways"][name] = bench.measure(run)
+                bench.share_of_copy_rate(case["ways"][name], moved)
+                yield
+
     return [
-        _case(bench, "RMS norm, dual forward", 4, x, functools.partial(norm.rms_norm_dual_forward, x, xt, w, wt, 1e-6),
-              lambda: torch.func.jvp(_rms, (x, w), (xt[0], wt[0]))),
-        _case(bench, "RMS norm, dual backward", 6, x,
-              functools.partial(norm.rms_norm_dual_backward, x, xt, w, wt, g, h, 1e-6), None),
-        _case(bench, "gated SiLU, dual forward", 6, gate,
-              functools.partial(gated_mlp.dual_forward, gate, up, gate_t, up_t, "silu"),
-              lambda: torch.func.jvp(_gated, (gate, up), (gate_t[0], up_t[0]))),
-        _case(bench, "gated SiLU, dual backward", 10, gate,
-              functools.partial(gated_mlp.dual_backward, gate, up, gate_t, up_t, g2, h2, "silu"), None),
-        _case(bench, "rotary", 2, heads, functools.partial(rope.apply, heads, *table), lambda: _rotated(heads, *table)),
+        ({"function": name, "shape": list(like), "ways": {}}, functools.partial(fill, passes, make))
+        for name, passes, like, make in (
+            ("RMS norm, dual forward", 4, wide, norm_forward), ("RMS norm, dual backward", 6, wide, norm_backward),
+            ("gated SiLU, dual forward", 6, high, gated_forward),
+            ("gated SiLU, dual backward", 10, high, gated_backward), ("rotary", 2, long, rotary),
+        )
     ]  # fmt: skip
-
-
-def _case(bench: Bench, name: str, passes: int, like: torch.Tensor, ours, torchs) -> dict:
-    """``passes``: tensors of the size of ``like`` that are read or written."""
-    ways = {"fastunlearn": bench.measure(ours)}
-    if torchs is not None:
-        ways["torch"] = bench.measure(torchs)
-    for result in ways.values():
-        bench.share_of_copy_rate(result, passes * like.numel() * like.element_size())
-    return {"function": name, "shape": list(like.shape), "ways": ways}
 
 
 def _rms(x, w):

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 
-__all__ = ["DTYPES", "LIMIT", "Record", "relative"]
+from bench.device.measure import described, gpu_is_lost
+from bench.device.rows import Writer
+
+__all__ = ["DTYPES", "LIMIT", "GpuLostError", "Record", "relative"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: Products of half-precision numbers whose factors (probabilities, adjoints) are themselves rounded to half.
 LIMIT = {torch.float32: 5e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
+class GpuLostError(Exception):
+    """A case broke the GPU for this process: its other cases need a new one."""
+
+
 class Record:
-    """``share``: (i, n): of all cases every n-th, from the i-th on, is this process's."""
+    """``share``: (i, n): of all cases every n-th, from the i-th on, is this process's. Cases of the numbers in ``done``
+    are not run again. ``gpu``: whether a failure may have broken the GPU."""
 
-    def __init__(self, share: tuple[int, int] = (0, 1)):
+    def __init__(
+        self, share: tuple[int, int] = (0, 1), writer: Writer | None = None, done: frozenset[int] = frozenset(),
+        gpu: bool = False,
+    ):  # fmt: skip
         self.rows: list[dict] = []
-        self._share, self._seen = share, 0
+        self._share, self._writer, self._done, self._gpu = share, writer, done, gpu
+        self._seen = 0
 
-    def takes(self) -> bool:
-        """Whether the case that is up next is this process's. Asked once for each, in the same order everywhere."""
-        number, of = self._share
+    def run(self, title: str, case: Callable[[], None]) -> None:
+        """The case that is up next, where it is this process's; called for each, in the same order everywhere. What it
+        raises is a failed row. Raises GpuLostError where no other case could run after it."""
+        number, before = self._seen, len(self.rows)
         self._seen += 1
-        return (self._seen - 1) % of == number
+        if number % self._share[1] != self._share[0] or number in self._done:
+            return
+        if self._writer is not None:
+            self._writer.started(number, title)
+        failed = None
+        try:
+            case()
+        except Exception as failure:
+            failed = described(failure)
+        if failed is not None:
+            self.rows.append({"case": title, "passed": False, "failed": failed})
+        if self._writer is not None:
+            self._writer.ended(number, self.rows[before:])
+        if failed is not None and self._gpu and gpu_is_lost():
+            raise GpuLostError(title)
 
     def compare(self, case: str, dtype: torch.dtype, got, truth, names, limit: float | None = None) -> None:
         limit = LIMIT[dtype] if limit is None else limit
@@ -30,11 +60,9 @@ class Record:
             if value is None and want is None:
                 continue
             error = relative(value, want)
-            row = {"case": case, "dtype": str(dtype)[6:], "result": name, "error": error, "limit": limit}
+            shown = error if math.isfinite(error) else None  # strict JSON has no infinity
+            row = {"case": case, "dtype": str(dtype)[6:], "result": name, "error": shown, "limit": limit}
             self.rows.append(row | {"passed": error <= limit})
-
-    def failures(self) -> list[dict]:
-        return [row for row in self.rows if not row["passed"]]
 
 
 def relative(got: torch.Tensor, truth: torch.Tensor) -> float:

@@ -6,6 +6,7 @@ the answer for the old ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -141,15 +142,19 @@ WAYS = {"in a CUDA graph": in_a_graph, "on a stream": on_a_stream, "in compiled 
 
 def check_runtime(record: Record, device: str, backend: str, toy: bool) -> None:
     """Every job in every way, against float64 on the CPU with the new inputs, by the backends that ops choose."""
-    for name, (function, shapes) in _jobs(device, toy).items():
-        generator = torch.Generator().manual_seed(7)
-        old, new = ([torch.randn(s, generator=generator).to(HALF) for s in shapes] for _ in range(2))
-        truth = function(*(t.double() for t in new))
+    for name, job in _jobs(device, toy).items():
         for way, go in (WAYS if device == "cuda" else dict.fromkeys(WAYS, plainly)).items():
-            if (way == "in compiled code" and name not in COMPILED) or not record.takes():
-                continue
-            got = _after_refresh(go, function, [t.to(device) for t in old], [t.to(device) for t in new])
-            record.compare(f"{name}, {way}", HALF, got, truth, [str(n) for n in range(len(truth))])
+            if way != "in compiled code" or name in COMPILED:
+                title = f"{name}, {way}"
+                record.run(title, functools.partial(_check, record, title, go, *job, device))
+
+
+def _check(record: Record, title: str, go: Callable, function: Callable, shapes: list, device: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    old, new = ([torch.randn(s, generator=generator).to(HALF) for s in shapes] for _ in range(2))
+    truth = function(*(t.double() for t in new))
+    got = _after_refresh(go, function, [t.to(device) for t in old], [t.to(device) for t in new])
+    record.compare(title, HALF, got, truth, [str(n) for n in range(len(truth))])
 
 
 def _after_refresh(go: Callable, function: Callable, inputs: Inputs, fresh: Inputs) -> Any:

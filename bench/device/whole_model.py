@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -27,10 +28,9 @@ SHAPES = {
     "toy": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16,
             "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 61, "tie_word_embeddings": True},
 }  # fmt: skip
-#: Model, tokens of one sequence. The shorter one is for peers that run out of memory at the longer.
-SMALL = (("llama-3.2-1b", 1024), ("llama-3.2-1b", 4096))
-LARGE = (("llama-3.1-8b", 8192),)
-TOY = (("toy", 16),)
+#: Ours, by what the reverse sweep may keep (see DualPass). "auto" takes free memory of the GPU to save time: memory is
+#: compared by "recompute", and the time beside it is that of the same runs.
+OURS = {"fastunlearn, memory=auto": "auto", "fastunlearn, memory=recompute": "recompute"}
 #: Exact products of other tools, each at its best attention that works.
 OTHERS = ("double backward", "torch.func jvp of grad", "torch.func grad of jvp", "curvlinops", "hessian-eigenthings")
 
@@ -51,54 +51,83 @@ def gradients(model, batch) -> tuple[torch.Tensor, ...]:
     return torch.autograd.grad(model(**batch).loss, list(model.parameters()))
 
 
-def hvp(bench: Bench) -> list[dict]:
-    return [_case(bench, *which, compiled=not bench.toy) for which in (TOY if bench.toy else SMALL)]
+def hvp(bench: Bench) -> list:
+    return _case(bench, "llama-3.2-1b", 4096, compiled=True)
 
 
-def large_hvp(bench: Bench) -> list[dict]:
-    return [_case(bench, *which, compiled=False) for which in (TOY if bench.toy else LARGE)]
+def short_hvp(bench: Bench) -> list:
+    """For peers that run out of memory at the longer sequence."""
+    return _case(bench, "llama-3.2-1b", 1024, compiled=False)
 
 
-def _case(bench: Bench, name: str, tokens: int, compiled: bool) -> dict:
-    model = build(bench, name, tokens)
-    batch = make_batch(model, tokens)
-    ways = {"gradient, sdpa": bench.measure(functools.partial(gradients, model, batch))}
+def large_hvp(bench: Bench) -> list:
+    return _case(bench, "llama-3.1-8b", 8192, compiled=False)
+
+
+def _case(bench: Bench, name: str, tokens: int, compiled: bool) -> list:
+    if bench.toy:
+        name, tokens, compiled = "toy", 16, False
+    return [({"model": name, "tokens": tokens, "ways": {}}, functools.partial(_products, bench, compiled))]
+
+
+def _products(bench: Bench, compiled: bool, case: dict) -> Iterator[None]:
+    model = build(bench, case["model"], case["tokens"])
+    batch = make_batch(model, case["tokens"])
+
+    def measure(name: str, run: Callable[[], object]) -> None:
+        case["ways"][name] = bench.measure(run)
+        _count_gradients(case["ways"])
+
+    measure("gradient, sdpa", functools.partial(gradients, model, batch))
+    yield
+    tangents = _tangents(model)
+    for name, memory in OURS.items():
+        measure(name, functools.partial(_product, _dual(model, memory), batch, tangents))
+        yield
+    del tangents
     if compiled:
-        ways["gradient, sdpa, torch.compile"] = bench.measure(_compiled_gradients(model, batch))
-    case = {"model": name, "tokens": tokens, "ways": ways | _ours(bench, model, batch)}
+        measure("gradient, sdpa, torch.compile", _compiled_gradients(model, batch))
+        yield
     model.set_attn_implementation("eager")
     if bench.toy:
         case["error"] = _difference(model, batch)
     vector = torch.cat([0.01 * torch.randn_like(p).flatten() for p in model.parameters()])
-    for other in OTHERS:
-        if peers.installed(other):
-            run = functools.partial(peers.HESSIAN[other][1], model, batch, vector)
-            case["ways"][other] = bench.measure(run)
-    found = [way["seconds"] for key, way in case["ways"].items() if key.startswith("gradient") and "seconds" in way]
-    for way in case["ways"].values():
+    for other in filter(peers.installed, OTHERS):
+        measure(other, functools.partial(peers.HESSIAN[other][1], model, batch, vector))
+        yield
+
+
+def _count_gradients(ways: dict[str, dict]) -> None:
+    """Every way's time in gradients of the model, the fastest of those that were measured."""
+    found = [way["seconds"] for name, way in ways.items() if name.startswith("gradient") and "seconds" in way]
+    for way in ways.values():
         if found and "seconds" in way:
             way["gradients"] = way["seconds"] / min(found)
-    return case
 
 
 def _compiled_gradients(model, batch):
-    """Of the model's own forward and loss, compiled; the dual pass takes the model as it is."""
-    forward = torch.compile(model.forward)
+    """Of the model's own forward and loss, compiled for these sizes: after another length of sequence it would be
+    compiled for sizes that may vary, which is slower. The dual pass takes the model as it is."""
+    torch._dynamo.reset()
+    forward = torch.compile(model.forward, dynamic=False)
     return lambda: torch.autograd.grad(forward(**batch).loss, list(model.parameters()))
 
 
-def _vectors(model) -> tuple[dict, dict]:
-    """Tangents of 0.01 x standard normal in the model's dtype, and zeroed sums."""
-    parameters = dict(model.named_parameters())
-    wide = torch.float64 if next(iter(parameters.values())).dtype == torch.float64 else torch.float32
-    tangents = {n: 0.01 * torch.randn_like(p).unsqueeze(0) for n, p in parameters.items()}
-    return tangents, {n: torch.zeros(1, *p.shape, dtype=wide, device=p.device) for n, p in parameters.items()}
+def _tangents(model) -> dict[str, torch.Tensor]:
+    """0.01 x standard normal in the model's dtype."""
+    return {name: 0.01 * torch.randn_like(p).unsqueeze(0) for name, p in model.named_parameters()}
 
 
-def _ours(bench: Bench, model, batch) -> dict:
-    tangents, out = _vectors(model)
-    dual = DualPass(model, dict(model.named_parameters()))
-    return {"fastunlearn": bench.measure(functools.partial(dual.hessian, batch, tangents, out))}
+def _dual(model, memory: str = "auto") -> DualPass:
+    return DualPass(model, dict(model.named_parameters()), memory=memory)
+
+
+def _product(dual: DualPass, batch, tangents) -> dict[str, torch.Tensor]:
+    """Its result is made here, within what is measured, as those of other tools are."""
+    wide = torch.float64 if next(iter(tangents.values())).dtype == torch.float64 else torch.float32
+    out = {name: torch.zeros_like(t, dtype=wide) for name, t in tangents.items()}
+    dual.hessian(batch, tangents, out)
+    return out
 
 
 def _flat(values) -> torch.Tensor:
@@ -107,29 +136,30 @@ def _flat(values) -> torch.Tensor:
 
 def _difference(model, batch) -> float:
     """Of our product from float32 double backward, relative."""
-    tangents, out = _vectors(model)
-    DualPass(model, dict(model.named_parameters())).hessian(batch, tangents, out)
+    tangents = _tangents(model)
+    out = _product(_dual(model), batch, tangents)
     truth = peers.double_backward(copy.deepcopy(model).float(), batch, _flat(tangents.values()).float())
     return ((_flat(out.values()) - truth).norm() / truth.norm()).item()
 
 
-def accuracy(bench: Bench) -> list[dict]:
+def accuracy(bench: Bench) -> list:
     """Errors in bfloat16 against float64 at the same weights and vector: our product, and PyTorch's own gradient."""
     name, tokens = ("toy", 16) if bench.toy else ("llama-3.2-1b", 512)
-    model = build(bench, name, tokens)
-    batch = make_batch(model, tokens)
-    tangents, out = _vectors(model)
-    DualPass(model, dict(model.named_parameters())).hessian(batch, tangents, out)
-    product, gradient = _flat(out.values()), _flat(gradients(model, batch))
-    del out
+    return [({"model": name, "tokens": tokens, "ways": {}}, functools.partial(_errors, bench))]
+
+
+def _errors(bench: Bench, case: dict) -> Iterator[None]:
+    model = build(bench, case["model"], case["tokens"])
+    batch = make_batch(model, case["tokens"])
+    tangents = _tangents(model)
+    product, gradient = _flat(_product(_dual(model), batch, tangents).values()), _flat(gradients(model, batch))
     wide = copy.deepcopy(model).double()
-    parameters = dict(wide.named_parameters())
-    truth = {n: torch.zeros(1, *p.shape, dtype=torch.float64, device=p.device) for n, p in parameters.items()}
-    DualPass(wide, parameters).hessian(batch, {n: t.double() for n, t in tangents.items()}, truth)
+    truth = _product(_dual(wide), batch, {name: t.double() for name, t in tangents.items()})
     errors = {"product": _relative(product, _flat(truth.values()))}
     del truth
     errors["gradient of torch"] = _relative(gradient, _flat(gradients(wide, batch)))
-    return [{"model": name, "tokens": tokens, "ways": {}, "errors": errors}]
+    case["errors"] = errors
+    yield
 
 
 def _relative(got: torch.Tensor, truth: torch.Tensor) -> float:

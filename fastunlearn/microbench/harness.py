@@ -31,7 +31,8 @@ import torch
 from fastunlearn.storage import files
 
 __all__ = [
-    "OURS", "Peaks", "Way", "compare", "machine", "peak_bytes", "peak_here", "relative_error", "versions", "write_json",
+    "OURS", "Peaks", "Way", "compare", "machine", "peak_bytes", "peak_here", "record", "relative_error", "versions",
+    "write_json",
 ]  # fmt: skip
 
 
@@ -179,9 +180,9 @@ def versions() -> dict:
     return state["versions"] | {"cpu_isa": state["cpu"]["chosen"], "cuda": state["cuda"]["torch_cuda"]}
 
 
-def write_json(path: Path, title: str, settings: dict, cases: list[dict], device: str = "cpu") -> None:
-    """The record of one benchmark, written whole or not at all."""
-    record = {
+def record(title: str, settings: dict, cases: list[dict], device: str = "cpu") -> dict:
+    """What the JSON of one benchmark holds."""
+    return {
         "benchmark": title,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "settings": settings,
@@ -189,7 +190,11 @@ def write_json(path: Path, title: str, settings: dict, cases: list[dict], device
         "versions": versions(),
         "cases": cases,
     }
-    files.write_json(path, record)
+
+
+def write_json(path: Path, title: str, settings: dict, cases: list[dict], device: str = "cpu") -> None:
+    """The record of one benchmark, written whole or not at all."""
+    files.write_json(path, record(title, settings, cases, device))
 
 
 def main() -> None:

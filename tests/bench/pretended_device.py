@@ -15,7 +15,7 @@ from unittest import mock
 
 import torch
 
-from bench.device import measure, runtime
+from bench.device import check_cases, measure, runtime
 from fastunlearn.ops import _dispatch
 from tests.emulated_cuda.build import build
 from tests.emulated_cuda.device import pretended_gpu
@@ -43,8 +43,7 @@ def main(names: list[str], arguments: list[str]) -> None:
             script = importlib.import_module(name)  # a script without a main() runs here
             if not hasattr(script, "main"):
                 continue
-            if hasattr(script, "DTYPES"):
-                script.DTYPES = (torch.float32,)
+            check_cases.DTYPES = (torch.float32,)
             try:
                 script.main()
             except SystemExit as stop:

@@ -24,7 +24,7 @@ def run(module: str, folder: Path, *arguments: str, device: str = "cpu") -> subp
         del environment["TRITON_INTERPRET"]
         del script[0]
     command = [sys.executable, "-m", *script, "--device", device, "--toy", "--out", str(folder), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 @pytest.mark.slow

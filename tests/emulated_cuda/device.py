@@ -299,6 +299,7 @@ def pretended_gpu() -> Iterator[_Marks]:
         "max_memory_allocated": lambda device=None: 0, "memory_allocated": lambda device=None: 0,
         "get_rng_state": lambda device=None: None, "set_rng_state": lambda state, device=None: None,
         "reset_peak_memory_stats": lambda device=None: None, "empty_cache": lambda: None,
+        "_sleep": lambda cycles: None,
     }.items()]  # fmt: skip
     with contextlib.ExitStack() as stack:
         for place, name, value in patches:
