@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from fastunlearn.errors import InvalidInputError
 
 from .rules import find_rule
-from .rules.output_layer import DeferredLogits
+from .rules.logits import DeferredLogits
 from .rules.views import Shadow, current
 from .tape import Tape
 from .values import UNTAPED, Dual, ParameterSlot, Slot
@@ -128,9 +128,9 @@ class DualMode(TorchFunctionMode):
         if kind is Tensor:
             return current(self, value) if self.shadows and id(value) in self.shadows else value
         if kind is Dual:
-            if value.pending is not None:
-                return self.forced(value) if force else value
-            return current(self, value) if self.shadows else value
+            if self.shadows:
+                value = current(self, value)
+            return self.forced(value) if force and value.pending is not None else value
         if kind is tuple or kind is list:
             new = [self.lookup(v, force) for v in value]
             if any(a is not b for a, b in zip(new, value, strict=True)):
@@ -151,7 +151,9 @@ class DualMode(TorchFunctionMode):
             kwargs = {k: self.lookup(v, force) for k, v in kwargs.items()} if kwargs else {}
             if not (_any_dual(args) or (kwargs and _any_dual(kwargs.values()))):
                 return func(*args, **kwargs)
-            return rule(self, func, args, kwargs, recording)
+            result = rule(self, func, args, kwargs, recording)
+            # A function that did nothing: the model goes on with its own object, not with that one's value of today.
+            return result.owner if type(result) is Dual and result.owner is not None else result
         finally:
             if recording:
                 torch._C._set_grad_enabled(True)

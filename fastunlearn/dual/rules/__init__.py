@@ -36,7 +36,6 @@ from .names import (
     CASTS,
     LINEAR,
     LINEAR_VIEWS,
-    OTHER_VIEWS,
     PLAIN,
     PLAIN_PROPERTIES,
     PROPERTIES,
@@ -180,7 +179,7 @@ def _lookup(func: Callable) -> Callable:
         return in_place.apply_in_place
     if name in _BY_NAME and getattr(func, "__module__", None) != "torch.nn.functional":
         return _BY_NAME[name]
-    return views.apply_view if name in OTHER_VIEWS else call_function
+    return views.apply_view
 
 
 def find_rule(func: Callable) -> tuple[Rule, bool]:
@@ -188,6 +187,7 @@ def find_rule(func: Callable) -> tuple[Rule, bool]:
     found = _found.get(func)
     if found is None:
         inner = _lookup(func)
+        by_place = inner is not views.apply_view  # rules of one value take it as args[0], also where it has a name
         always = inner in (on_wrapper, on_primal)
         force = inner is not on_wrapper
         if _name(func) in deferred.ASKING:
@@ -202,6 +202,8 @@ def find_rule(func: Callable) -> tuple[Rule, bool]:
                 args, kwargs = ctx.lookup(args, True), ctx.lookup(kwargs, True)
                 return on_primal(ctx, func, args, kwargs)
             if kwargs:
+                if by_place and not args and "input" in kwargs:
+                    args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
                 if kwargs.get("out") is not None:
                     raise UnsupportedOperationError(f"model: {_name(func)}(out=...) cannot be followed: drop out=")
                 if kwargs.get("inplace"):

@@ -7,7 +7,6 @@ __all__ = [
     "CASTS",
     "LINEAR",
     "LINEAR_VIEWS",
-    "OTHER_VIEWS",
     "PLAIN",
     "PLAIN_PROPERTIES",
     "PROPERTIES",
@@ -61,7 +60,5 @@ LINEAR_VIEWS = _names(
 #: Other linear functions of their first argument.
 LINEAR = _names(
     """sum mean cumsum repeat repeat_interleave tile clone index_select gather take_along_dim roll flip tril triu
-    movedim diff trace diag_embed fliplr flipud rot90"""
+    diff trace diag_embed fliplr flipud rot90"""
 )
-#: Functions whose result may share memory with their first argument, by the generic rule.
-OTHER_VIEWS = _names("unbind tensor_split hsplit vsplit dsplit squeeze_ split_with_sizes atleast_1d atleast_2d")
