@@ -165,7 +165,19 @@ def _property_rule(func: Callable) -> Callable:
     return views.viewing(shapes.linear_map) if name in LINEAR_VIEWS else call_function
 
 
+def _operator_rule(func: Any) -> Callable:
+    """``torch.ops.library.name``: its name says nothing about what it is, its schema whether it writes."""
+    each = [func] if isinstance(func, torch._ops.OpOverload) else [getattr(func, name) for name in func.overloads()]
+    for operator in each:
+        written = [i for i, a in enumerate(operator._schema.arguments) if a.is_write and not a.is_out]
+        if written:
+            return in_place.apply_in_place if written == [0] and operator.namespace == "aten" else _refused
+    return views.apply_view
+
+
 def _lookup(func: Callable) -> Callable:
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return _operator_rule(func)
     own = OWN.get(func)
     if own is not None:
         return own
