@@ -52,6 +52,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict]] = {
     "olmo2": ("olmo2", {}),
     "granite": ("granite", {"embedding_multiplier": 1.5, "residual_multiplier": 0.7, "attention_multiplier": 0.3,
                             "logits_scaling": 1.7}),
+    "cohere": ("cohere", {}),
     "deepseek_v3": ("deepseek_v3", {"q_lora_rank": 12, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4,
                                     "v_head_dim": 6, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
                                     "topk_group": 1, "n_shared_experts": 1, "moe_intermediate_size": 20,
