@@ -147,7 +147,7 @@ _BY_NAME: dict[str, Callable] = {
     "expand": views.viewing(shapes.expand),
     "contiguous": views.viewing(shapes.contiguous),
 }
-_found: dict[Callable, tuple[Rule, bool]] = {}
+_found: dict[Callable, tuple[Rule, bool, bool]] = {}
 
 
 def _name(func: Callable) -> str:
@@ -194,8 +194,9 @@ def _lookup(func: Callable) -> Callable:
     return views.apply_view
 
 
-def find_rule(func: Callable) -> tuple[Rule, bool]:
-    """The rule of a torch function, and whether values that were put off must be computed for it first."""
+def find_rule(func: Callable) -> tuple[Rule, bool, bool]:
+    """The rule of a torch function; whether values that were put off must be computed for it first; whether it has a
+    derivative."""
     found = _found.get(func)
     if found is None:
         inner = _lookup(func)
@@ -222,5 +223,5 @@ def find_rule(func: Callable) -> tuple[Rule, bool]:
                     return in_place.apply_inplace_flag(ctx, inner, func, args, kwargs)
             return inner(ctx, func, args, kwargs)
 
-        found = _found[func] = (rule, force)
+        found = _found[func] = (rule, force, not always)
     return found

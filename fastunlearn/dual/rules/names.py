@@ -60,5 +60,5 @@ LINEAR_VIEWS = _names(
 #: Other linear functions of their first argument.
 LINEAR = _names(
     """sum mean cumsum repeat repeat_interleave tile clone index_select gather take_along_dim roll flip tril triu
-    diff trace diag_embed fliplr flipud rot90"""
+    trace diag_embed fliplr flipud rot90"""
 )
