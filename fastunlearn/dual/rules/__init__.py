@@ -21,6 +21,7 @@ from . import (
     dropout,
     elementwise,
     embedding,
+    flags,
     grouped,
     in_place,
     linear_algebra,
@@ -158,6 +159,8 @@ def _property_rule(func: Callable) -> Callable:
     name = getattr(getattr(func, "__self__", None), "__name__", "")
     if _name(func) == "__set__":
         return _refused
+    if name in flags.RULES:
+        return flags.RULES[name]
     if name in PROPERTIES:
         return on_wrapper
     if name in PLAIN_PROPERTIES:
@@ -184,6 +187,8 @@ def _lookup(func: Callable) -> Callable:
     name = _name(func)
     if name in ("__get__", "__set__", "__delete__"):
         return _property_rule(func)
+    if name == "requires_grad_":
+        return flags.set_flag
     for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused)):
         if name in names:
             return rule
@@ -201,8 +206,8 @@ def find_rule(func: Callable) -> tuple[Rule, bool, bool]:
     if found is None:
         inner = _lookup(func)
         by_place = inner is not views.apply_view  # rules of one value take it as args[0], also where it has a name
-        always = inner in (on_wrapper, on_primal)
-        force = inner is not on_wrapper
+        asked = inner in (on_wrapper, flags.set_flag, *flags.RULES.values())  # of values that were put off, too
+        always, force = asked or inner is on_primal, not asked
         if _name(func) in deferred.ASKING:
             inner, force = deferred.accepting(_name(func), inner), False
         if _name(func) in CASTS:

@@ -26,8 +26,8 @@ ASKED = _names(
     is_neg is_conj"""
 )
 PROPERTIES = _names(
-    """shape dtype device ndim layout is_cuda is_cpu is_sparse is_quantized is_meta is_mps is_xpu names requires_grad
-    is_leaf itemsize nbytes output_nr is_nested is_mkldnn is_sparse_csr"""
+    """shape dtype device ndim layout is_cuda is_cpu is_sparse is_quantized is_meta is_mps is_xpu names
+    itemsize nbytes output_nr is_nested is_mkldnn is_sparse_csr"""
 )
 
 #: Functions without a derivative: the result is a constant.
@@ -42,7 +42,7 @@ PLAIN_PROPERTIES = _names("data grad _grad grad_fn _base _version")
 
 #: Functions that cannot be followed.
 REFUSED = _names(
-    """backward register_hook retain_grad requires_grad_ set_ resize_ data_ptr untyped_storage storage share_memory_
+    """backward register_hook retain_grad set_ resize_ data_ptr untyped_storage storage share_memory_
     __deepcopy__ __reduce_ex__ resize_as_ apply_ map_ t_ transpose_ swapaxes_ squeeze_ unsqueeze_ as_strided_"""
 )
 
