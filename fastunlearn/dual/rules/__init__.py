@@ -28,6 +28,7 @@ from . import (
     loss,
     norm,
     precision,
+    random,
     shapes,
     views,
 )
@@ -189,7 +190,7 @@ def _lookup(func: Callable) -> Callable:
         return _property_rule(func)
     if name == "requires_grad_":
         return flags.set_flag
-    for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused)):
+    for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused), (random.RANDOM, random.sampling)):
         if name in names:
             return rule
     if name in in_place.OPERATORS or (name.endswith("_") and not name.endswith("__")):

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..values import Dual, Slot
+from .random import random_state, refuse_random
 
 __all__ = ["apply_generic", "call_function"]
 
@@ -189,5 +190,8 @@ def call_function(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         result_spec[:] = [shape]
         return leaves
 
+    before = random_state(inputs[0].primal) if inputs else []
     results = apply_generic(ctx, function, inputs)
+    if before:
+        refuse_random(func, function, [x.primal for x in inputs], before)
     return tree_unflatten(results, result_spec[0])

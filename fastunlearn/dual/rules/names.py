@@ -35,7 +35,7 @@ PLAIN = _names(
     """detach item tolist __bool__ __float__ __int__ __index__ __contains__ numpy argmax argmin argsort eq ne lt le gt
     ge isnan isinf isfinite isclose allclose equal nonzero sign floor ceil round trunc bool int long short byte
     zeros_like ones_like empty_like rand_like randn_like randint_like full_like new_zeros new_ones new_empty new_full
-    new_tensor new bernoulli multinomial bincount histc count_nonzero any all logical_and logical_or logical_not
+    new_tensor new bincount histc count_nonzero any all logical_and logical_or logical_not
     searchsorted bucketize __repr__ __str__ __format__ __array__ is_nonzero __dlpack__"""
 )
 PLAIN_PROPERTIES = _names("data grad _grad grad_fn _base _version")
