@@ -24,6 +24,7 @@ from .modules import ModuleRules
 from .patches import replaced_forwards
 from .rotary import RotaryRules
 from .rules.output_layer import DeferredLoss, Head, weighted_tokens
+from .unseen import varied
 from .values import Dual
 
 __all__ = ["DualPass", "Result", "loss_of"]
@@ -192,7 +193,7 @@ class DualPass:
     def _forward(self, mode: DualMode, batch: Any) -> Dual:
         check_batch(batch)
         check_dropout(self.model)
-        with torch.enable_grad(), mode:
+        with varied(self.parameters), torch.enable_grad(), mode:
             value = loss_of(self.model, batch) if self._loss is None else self._loss(self.model, batch)
             value = mode.lookup(value, False)
         return as_loss(value)

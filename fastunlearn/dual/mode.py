@@ -12,9 +12,10 @@ from torch.overrides import TorchFunctionMode
 from fastunlearn.errors import InvalidInputError
 
 from .rules import find_rule
-from .rules.output_layer import DeferredLogits
+from .rules.logits import DeferredLogits
 from .rules.views import Shadow, current
 from .tape import Tape
+from .unseen import refuse_transform, refuse_unseen, under_transform
 from .values import UNTAPED, Dual, ParameterSlot, Slot
 
 __all__ = ["DualMode"]
@@ -55,6 +56,7 @@ class DualMode(TorchFunctionMode):
             tangent = None if tangents is None else tangents[name].to(parameter.dtype)
             self._parameters[id(parameter)] = (name, Dual(parameter.detach(), tangent, slot))
         self.shadows: dict[int, Shadow] = {}  # values of objects that were written to in place
+        self._strict = False  # whether the function that runs has a derivative
 
     def unused(self) -> frozenset[str]:
         """Names of the chosen parameters that no function has seen yet."""
@@ -126,11 +128,13 @@ class DualMode(TorchFunctionMode):
             self.touched.add(found[0])
             return current(self, found[1]) if self.shadows else found[1]
         if kind is Tensor:
+            if self._strict and (value.requires_grad or under_transform() is not None):
+                refuse_unseen(value, self._parameters)
             return current(self, value) if self.shadows and id(value) in self.shadows else value
         if kind is Dual:
-            if value.pending is not None:
-                return self.forced(value) if force else value
-            return current(self, value) if self.shadows else value
+            if self.shadows:
+                value = current(self, value)
+            return self.forced(value) if force and value.pending is not None else value
         if kind is tuple or kind is list:
             new = [self.lookup(v, force) for v in value]
             if any(a is not b for a, b in zip(new, value, strict=True)):
@@ -146,13 +150,19 @@ class DualMode(TorchFunctionMode):
         if recording:
             torch._C._set_grad_enabled(False)
         try:
-            rule, force = find_rule(func)
+            rule, force, smooth = find_rule(func)
+            self._strict = smooth and recording
             args = tuple([self.lookup(a, force) for a in args])
             kwargs = {k: self.lookup(v, force) for k, v in kwargs.items()} if kwargs else {}
             if not (_any_dual(args) or (kwargs and _any_dual(kwargs.values()))):
                 return func(*args, **kwargs)
-            return rule(self, func, args, kwargs, recording)
+            if self._strict and under_transform() is not None:
+                refuse_transform()
+            result = rule(self, func, args, kwargs, recording)
+            # A function that did nothing: the model goes on with its own object, not with that one's value of today.
+            return result.owner if type(result) is Dual and result.owner is not None else result
         finally:
+            self._strict = False
             if recording:
                 torch._C._set_grad_enabled(True)
 

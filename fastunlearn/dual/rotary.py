@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
 from fastunlearn.ops import rope as op
+from fastunlearn.ops._recording import recording
 
 from .modules import agree
 from .values import Dual
@@ -70,13 +71,18 @@ class RotaryRules:
         plain = [v.primal if isinstance(v, Dual) else v for v in values]
         key = (own, plain[0].dtype, plain[2].dtype, plain[2].shape[-1])
         if key not in self._checked:
+            if recording(plain[0]):  # a graph cannot look at values; what ran before it could not tell either
+                return None
             truth = own(*plain)
-            fitting = (
+            fitting = [
                 turned
                 for turned in (False, True)
-                if all(agree(y, op.apply(x, *plain[2:], turned)) for x, y in zip(plain[:2], truth, strict=True))
-            )
-            self._checked[key] = next(fitting, None) if len(truth) == 2 else None
+                if len(truth) == 2
+                and all(agree(y, op.apply(x, *plain[2:], turned)) for x, y in zip(plain[:2], truth, strict=True))
+            ]
+            if len(fitting) > 1 and plain[2].shape[-1] > 2:  # no angles, as at position 0: nothing can be told
+                return None
+            self._checked[key] = next(iter(fitting), None)
         return self._checked[key]
 
 

@@ -126,14 +126,22 @@ class Dual(torch.Tensor):
         return self
 
     @staticmethod
-    def deferred(shape: torch.Size, dtype: torch.dtype, device: torch.device, pending: Any) -> Dual:
+    def deferred(shape: torch.Size, dtype: torch.dtype, device: torch.device, pending: Any, strides: Any) -> Dual:
         """A value that ``pending.force(ctx)`` computes when it is asked for."""
-        self = torch.Tensor._make_wrapper_subclass(Dual, shape, dtype=dtype, device=device)
+        self = torch.Tensor._make_wrapper_subclass(Dual, shape, strides=strides, dtype=dtype, device=device)
         self.owner = self.root = self.recipe = None
         self.pending = pending
         return self
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # the mode calls the rules
+
+    def copy(self) -> Dual:
+        """The same value as another object: a write into one is none into the other."""
+        if self.pending is not None:
+            return self.pending.copied()
+        other = Dual(self.primal, self.tangent, self.slot)
+        other.recipe = self.recipe
+        return other
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastunlearn.dual import DualPass, UnsupportedOperationError
+from fastunlearn.dual.rules import random
 from fastunlearn.errors import InvalidInputError
 
 from .oracle import accumulators, chosen, directions, text_batch
@@ -47,6 +48,40 @@ def test_dropout_functions_are_refused():
     with pytest.raises(InvalidInputError, match=r"dropout drops out with p=0\.5"):
         run(Small(lambda t: F.dropout(t)), square)
     run(Small(lambda t: F.dropout(t, 0.5, False)), square)
+
+
+@pytest.mark.parametrize(
+    ("name", "between"),
+    [
+        ("rrelu", nn.RReLU()),
+        ("bernoulli", lambda t: torch.bernoulli(t.sigmoid()) * t),
+        ("multinomial", lambda t: t[:, t.exp().mean(0).multinomial(5)]),
+        ("gumbel_softmax", F.gumbel_softmax),
+        ("dropout3d", lambda t: F.dropout3d(t[None, None, None])[0, 0, 0]),
+        ("normal_", lambda t: (t * 1).normal_() + t),
+        ("multi_head_attention_forward", nn.MultiheadAttention(5, 1, dropout=0.5).double()),
+        ("lstm", nn.LSTM(5, 5, 2, dropout=0.5).double()),
+    ],
+)
+def test_functions_that_draw_are_refused(name, between):
+    def through(t):
+        found = between(t, t, t) if name.startswith("multi_head") else between(t)
+        return found[0] if isinstance(found, tuple) else found
+
+    with pytest.raises(InvalidInputError, match=f"{name} draws at random, so the loss is random"):
+        run(Small(through), square)
+    if isinstance(between, nn.Module):
+        between.eval()
+        run(Small(through), square)
+
+
+def test_numbers_that_others_draw_are_no_reason_to_refuse():
+    """Threads share a generator."""
+    before = random.random_state(X)
+    torch.rand(1)
+    random.refuse_random(torch.sin, lambda tensors: [tensors[0].sin()], [X], before)
+    with pytest.raises(InvalidInputError, match="rand_like draws at random"):
+        random.refuse_random(torch.rand_like, lambda tensors: [torch.rand_like(tensors[0])], [X], before)
 
 
 def test_losses_that_are_not_scalars():

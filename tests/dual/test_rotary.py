@@ -57,6 +57,27 @@ def test_takes_interleaved_pairs(calls, monkeypatch):
     assert {turned for axes, turned in calls if axes == 5} == {True}
 
 
+@pytest.mark.parametrize("name", ["cohere", "llama"])
+def test_a_first_input_that_tells_nothing(name, calls):
+    """Position 0 alone is not turned at all: what is right for it says nothing about the next batch."""
+    model, batch = build(name), make_batch()
+    parameters = oracle.chosen(model)
+    v = oracle.directions(parameters, 1)
+    engine = DualPass(model, parameters, _squares)
+    for ids in (batch["input_ids"][:, :1], batch["input_ids"]):
+        out = oracle.accumulators(parameters, 1)
+        engine.hessian({"input_ids": ids}, v, out)
+        truth = oracle.hessian(model, parameters, {"input_ids": ids}, v, _squares)[0]
+        difference = sum(float((out[n] - truth[n]).square().sum()) for n in out) ** 0.5
+        assert difference <= 1e-10 * sum(float(t.square().sum()) for t in truth.values()) ** 0.5
+    assert {turned for axes, turned in calls if axes == 5} == {name == "cohere"}
+
+
+def _squares(model, batch):
+    with oracle.Keep64():
+        return model(batch["input_ids"]).logits.square().mean()
+
+
 def test_leaves_another_function_of_that_name_alone(calls, monkeypatch):
     def other(q, k, cos, sin, unsqueeze_dim=1):
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)

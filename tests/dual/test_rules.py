@@ -52,6 +52,14 @@ def overwritten(a, b):
     return (before.square() * x.clone()).sum() + (x.masked_fill_(x > 0, 0.5) * a).sum()
 
 
+def named(a, b):
+    """Arguments by their names, and a question about the type."""
+    assert (a * 1).type() == "torch.DoubleTensor"
+    y = torch.transpose(input=a, dim0=0, dim1=1) * torch.neg(input=b)
+    parts = torch.chunk(input=torch.reshape(input=y, shape=(2, 10)), chunks=2, dim=1)
+    return torch.sum(input=parts[0].type(torch.float64) ** 3) + torch.matmul(input=a, other=y).sin().sum()
+
+
 def flags(a, b):
     x = a * 1
     return F.relu(x, inplace=True).pow(3).sum() + x.pow(2).sum() * b.sum()
@@ -97,6 +105,7 @@ LOSSES = {
     "pow": lambda a, b: (a.abs() + 1).pow(b[0]).sum() + 2.0**b[1],
     "sort and max": lambda a, b: (a.sort(-1).values * b[:4]).square().sum() + a.max(0).values.pow(3).sum(),
     "complex": lambda a, b: (torch.view_as_complex(a.view(5, 2, 2)) * torch.polar(b**2 + 1, b)[:, None]).abs().sum(),
+    "by name": lambda a, b: named(a, b),
     "views in place": views_in_place,
     "constants written to": constants_written_to,
     "overwritten": overwritten,

@@ -297,7 +297,8 @@ def pretended_gpu() -> Iterator[_Marks]:
         "get_device_properties": lambda device=None: PROPERTIES, "get_device_name": lambda device=None: PROPERTIES.name,
         "get_device_capability": lambda device=None: (8, 0), "mem_get_info": lambda device=None: (1 << 34, 1 << 34),
         "max_memory_allocated": lambda device=None: 0, "memory_allocated": lambda device=None: 0,
-        "get_rng_state": lambda device=None: None, "set_rng_state": lambda state, device=None: None,
+        "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
+        "set_rng_state": lambda state, device=None: None,
         "reset_peak_memory_stats": lambda device=None: None, "empty_cache": lambda: None,
         "_sleep": lambda cycles: None,
     }.items()]  # fmt: skip

@@ -21,12 +21,14 @@ from . import (
     dropout,
     elementwise,
     embedding,
+    flags,
     grouped,
     in_place,
     linear_algebra,
     loss,
     norm,
     precision,
+    random,
     shapes,
     views,
 )
@@ -36,7 +38,6 @@ from .names import (
     CASTS,
     LINEAR,
     LINEAR_VIEWS,
-    OTHER_VIEWS,
     PLAIN,
     PLAIN_PROPERTIES,
     PROPERTIES,
@@ -148,7 +149,7 @@ _BY_NAME: dict[str, Callable] = {
     "expand": views.viewing(shapes.expand),
     "contiguous": views.viewing(shapes.contiguous),
 }
-_found: dict[Callable, tuple[Rule, bool]] = {}
+_found: dict[Callable, tuple[Rule, bool, bool]] = {}
 
 
 def _name(func: Callable) -> str:
@@ -159,6 +160,8 @@ def _property_rule(func: Callable) -> Callable:
     name = getattr(getattr(func, "__self__", None), "__name__", "")
     if _name(func) == "__set__":
         return _refused
+    if name in flags.RULES:
+        return flags.RULES[name]
     if name in PROPERTIES:
         return on_wrapper
     if name in PLAIN_PROPERTIES:
@@ -166,30 +169,46 @@ def _property_rule(func: Callable) -> Callable:
     return views.viewing(shapes.linear_map) if name in LINEAR_VIEWS else call_function
 
 
+def _operator_rule(func: Any) -> Callable:
+    """``torch.ops.library.name``: its name says nothing about what it is, its schema whether it writes."""
+    each = [func] if isinstance(func, torch._ops.OpOverload) else [getattr(func, name) for name in func.overloads()]
+    for operator in each:
+        written = [i for i, a in enumerate(operator._schema.arguments) if a.is_write and not a.is_out]
+        if written:
+            return in_place.apply_in_place if written == [0] and operator.namespace == "aten" else _refused
+    return views.apply_view
+
+
 def _lookup(func: Callable) -> Callable:
+    if isinstance(func, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return _operator_rule(func)
     own = OWN.get(func)
     if own is not None:
         return own
     name = _name(func)
     if name in ("__get__", "__set__", "__delete__"):
         return _property_rule(func)
-    for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused)):
+    if name == "requires_grad_":
+        return flags.set_flag
+    for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused), (random.RANDOM, random.sampling)):
         if name in names:
             return rule
     if name in in_place.OPERATORS or (name.endswith("_") and not name.endswith("__")):
         return in_place.apply_in_place
     if name in _BY_NAME and getattr(func, "__module__", None) != "torch.nn.functional":
         return _BY_NAME[name]
-    return views.apply_view if name in OTHER_VIEWS else call_function
+    return views.apply_view
 
 
-def find_rule(func: Callable) -> tuple[Rule, bool]:
-    """The rule of a torch function, and whether values that were put off must be computed for it first."""
+def find_rule(func: Callable) -> tuple[Rule, bool, bool]:
+    """The rule of a torch function; whether values that were put off must be computed for it first; whether it has a
+    derivative."""
     found = _found.get(func)
     if found is None:
         inner = _lookup(func)
-        always = inner in (on_wrapper, on_primal)
-        force = inner is not on_wrapper
+        by_place = inner is not views.apply_view  # rules of one value take it as args[0], also where it has a name
+        asked = inner in (on_wrapper, flags.set_flag, *flags.RULES.values())  # of values that were put off, too
+        always, force = asked or inner is on_primal, not asked
         if _name(func) in deferred.ASKING:
             inner, force = deferred.accepting(_name(func), inner), False
         if _name(func) in CASTS:
@@ -202,11 +221,13 @@ def find_rule(func: Callable) -> tuple[Rule, bool]:
                 args, kwargs = ctx.lookup(args, True), ctx.lookup(kwargs, True)
                 return on_primal(ctx, func, args, kwargs)
             if kwargs:
+                if by_place and not args and "input" in kwargs:
+                    args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
                 if kwargs.get("out") is not None:
                     raise UnsupportedOperationError(f"model: {_name(func)}(out=...) cannot be followed: drop out=")
                 if kwargs.get("inplace"):
                     return in_place.apply_inplace_flag(ctx, inner, func, args, kwargs)
             return inner(ctx, func, args, kwargs)
 
-        found = _found[func] = (rule, force)
+        found = _found[func] = (rule, force, not always)
     return found

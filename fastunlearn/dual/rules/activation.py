@@ -25,6 +25,10 @@ class DeferredActivation:
     x: Dual
     kind: str
 
+    def copied(self) -> Dual:
+        """The same value as another object."""
+        return activate(self.x, self.kind)
+
     def force(self, ctx: Any) -> Dual:
         """The value."""
         x, kind = self.x, self.kind

@@ -28,6 +28,7 @@ def unfused(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         with sdpa_kernel(SDPBackend.MATH):
             return func(*a, **k)
 
+    function.__name__ = func.__name__
     return call_function(ctx, function, args, kwargs)
 
 

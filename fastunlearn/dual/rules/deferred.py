@@ -24,6 +24,9 @@ ASKING = frozenset(
 class Pending(Protocol):
     """How a value that was put off is computed."""
 
+    def copied(self) -> Dual:
+        """The same value as another object, still to be computed."""
+
     def force(self, ctx: Any) -> Dual:
         """The value."""
 
@@ -31,9 +34,9 @@ class Pending(Protocol):
         """The result of function ``name`` without computing the value, or None where that cannot be."""
 
 
-def defer(shape: Any, dtype: Any, device: Any, pending: Pending) -> Dual:
-    """A value to be computed later."""
-    return Dual.deferred(shape, dtype, device, pending)
+def defer(shape: Any, dtype: Any, device: Any, pending: Pending, strides: Any = None) -> Dual:
+    """A value to be computed later; ``strides``: None for contiguous."""
+    return Dual.deferred(shape, dtype, device, pending, strides)
 
 
 def accepting(name: str, rule: Any) -> Any:

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..values import Dual, Slot
+from .random import random_state, refuse_random
 
 __all__ = ["apply_generic", "call_function"]
 
@@ -69,6 +70,16 @@ def _forward_ad(function: Callable, primals: list[Tensor], tangents: list[Tensor
     return values, found
 
 
+def _dropped(function: Callable, primals: list[Tensor], values: list, found: list) -> bool:
+    """Whether forward AD gave a result no tangent that has a gradient: operators of torch.library have no forward
+    formula and say nothing."""
+    if all(t is not None or not _differentiable(y) for y, t in zip(values, found, strict=True)):
+        return False
+    with torch.enable_grad():
+        flat = function([p.detach().requires_grad_() for p in primals])
+    return any(t is None and _differentiable(y) and y.requires_grad for y, t in zip(flat, found, strict=True))
+
+
 def push_forward(function: Callable, primals: list[Tensor], tangents: list[Tensor | None]) -> tuple[list, list]:
     """Flat values of ``function`` and, for each, its tangents (K, *shape) or None."""
     given = [t for t in tangents if t is not None]
@@ -82,6 +93,8 @@ def push_forward(function: Callable, primals: list[Tensor], tangents: list[Tenso
         one = [None if t is None else t[k] for t in tangents]
         try:
             values, found = way(function, primals, one)
+            if way is _forward_ad and k == 0 and _dropped(function, primals, values, found):
+                raise NotImplementedError
         except NotImplementedError:
             if way is _double_vjp:
                 raise
@@ -177,5 +190,8 @@ def call_function(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         result_spec[:] = [shape]
         return leaves
 
+    before = random_state(inputs[0].primal) if inputs else []
     results = apply_generic(ctx, function, inputs)
+    if before:
+        refuse_random(func, function, [x.primal for x in inputs], before)
     return tree_unflatten(results, result_spec[0])

@@ -81,6 +81,7 @@ def apply_in_place(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
             func(y, *others, **options)
             return y
 
+        out_of_place.__name__ = name
         value = call_function(ctx, out_of_place, (target, *rest), kwargs)
     if not isinstance(value, Dual):  # something constant was written over all of it
         if not isinstance(target, Dual):

@@ -7,7 +7,6 @@ __all__ = [
     "CASTS",
     "LINEAR",
     "LINEAR_VIEWS",
-    "OTHER_VIEWS",
     "PLAIN",
     "PLAIN_PROPERTIES",
     "PROPERTIES",
@@ -27,8 +26,8 @@ ASKED = _names(
     is_neg is_conj"""
 )
 PROPERTIES = _names(
-    """shape dtype device ndim layout is_cuda is_cpu is_sparse is_quantized is_meta is_mps is_xpu names requires_grad
-    is_leaf itemsize nbytes output_nr is_nested is_mkldnn is_sparse_csr"""
+    """shape dtype device ndim layout is_cuda is_cpu is_sparse is_quantized is_meta is_mps is_xpu names
+    itemsize nbytes output_nr is_nested is_mkldnn is_sparse_csr"""
 )
 
 #: Functions without a derivative: the result is a constant.
@@ -36,14 +35,14 @@ PLAIN = _names(
     """detach item tolist __bool__ __float__ __int__ __index__ __contains__ numpy argmax argmin argsort eq ne lt le gt
     ge isnan isinf isfinite isclose allclose equal nonzero sign floor ceil round trunc bool int long short byte
     zeros_like ones_like empty_like rand_like randn_like randint_like full_like new_zeros new_ones new_empty new_full
-    new_tensor new bernoulli multinomial bincount histc count_nonzero any all logical_and logical_or logical_not
+    new_tensor new bincount histc count_nonzero any all logical_and logical_or logical_not
     searchsorted bucketize __repr__ __str__ __format__ __array__ is_nonzero __dlpack__"""
 )
 PLAIN_PROPERTIES = _names("data grad _grad grad_fn _base _version")
 
 #: Functions that cannot be followed.
 REFUSED = _names(
-    """backward register_hook retain_grad requires_grad_ set_ resize_ data_ptr untyped_storage storage share_memory_
+    """backward register_hook retain_grad set_ resize_ data_ptr untyped_storage storage share_memory_
     __deepcopy__ __reduce_ex__ resize_as_ apply_ map_ t_ transpose_ swapaxes_ squeeze_ unsqueeze_ as_strided_"""
 )
 
@@ -61,7 +60,5 @@ LINEAR_VIEWS = _names(
 #: Other linear functions of their first argument.
 LINEAR = _names(
     """sum mean cumsum repeat repeat_interleave tile clone index_select gather take_along_dim roll flip tril triu
-    movedim diff trace diag_embed fliplr flipud rot90"""
+    trace diag_embed fliplr flipud rot90"""
 )
-#: Functions whose result may share memory with their first argument, by the generic rule.
-OTHER_VIEWS = _names("unbind tensor_split hsplit vsplit dsplit squeeze_ split_with_sizes atleast_1d atleast_2d")

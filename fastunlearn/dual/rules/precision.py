@@ -30,8 +30,9 @@ def keeping_casts(rule: Callable) -> Callable:
         if args and _is_wide(ctx, args[0]):
             x = args[0]
             rest = [torch.empty(0, dtype=a.dtype, device=a.device) if isinstance(a, Dual) else a for a in args[1:]]
-            if func(torch.empty(0, dtype=x.dtype, device=x.device), *rest, **kwargs).dtype in _NARROW:
-                return x
+            like = func(torch.empty(0, dtype=x.dtype, device=x.device), *rest, **kwargs)
+            if isinstance(like, torch.Tensor) and like.dtype in _NARROW:
+                return x.copy()  # as a cast is one
         return rule(ctx, func, args, kwargs)
 
     return kept

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..values import Dual
 from .generic import apply_generic, call_function
 
-__all__ = ["Shadow", "apply_view", "current", "viewing", "write_through"]
+__all__ = ["Shadow", "apply_view", "current", "set_root", "viewing", "write_through"]
 
 
 @dataclass
@@ -51,6 +51,7 @@ def _root(ctx: Any, holder: Tensor) -> Any:
 
 def current(ctx: Any, holder: Tensor) -> Tensor:
     """The value of an object of the model's code, after all writes to it and to what it is a view of."""
+    holder = _owner(holder)
     root = _root(ctx, holder)
     if root is not None:
         source, make, seen = root
@@ -70,20 +71,27 @@ def _put(ctx: Any, holder: Tensor, value: Dual, root: Any) -> None:
 def apply_view(ctx: Any, func: Callable, args: tuple, kwargs: dict, rule: Callable = call_function) -> Any:
     """A function whose results may be views of its first argument."""
     results = rule(ctx, func, args, kwargs)
-    source = args[0] if args else None
+    source = args[0] if args else kwargs.get("input")
     if not isinstance(source, Dual):
         return results
-    rest = args[1:]
+
+    def again(t: Tensor) -> Any:
+        return func(t, *args[1:], **kwargs) if args else func(**{**kwargs, "input": t})
+
     if isinstance(results, Dual):
         if results is not source and _shares_memory(source.primal, results.primal):
-            owner = _owner(source)
-            results.root = (owner, lambda t: func(t, *rest, **kwargs), _version(ctx, owner))
+            set_root(ctx, results, source, again)
     elif isinstance(results, (tuple, list)):
         for i, part in enumerate(results):
             if isinstance(part, Dual) and _shares_memory(source.primal, part.primal):
-                owner = _owner(source)
-                part.root = (owner, lambda t, i=i: func(t, *rest, **kwargs)[i], _version(ctx, owner))
+                set_root(ctx, part, source, lambda t, i=i: again(t)[i])
     return results
+
+
+def set_root(ctx: Any, view: Dual, source: Dual, make: Callable) -> None:
+    """``view`` is ``make(source)`` and shares its memory."""
+    owner = _owner(source)
+    view.root = (owner, make, _version(ctx, owner))
 
 
 def viewing(rule: Callable) -> Callable:
@@ -103,7 +111,7 @@ def write_through(ctx: Any, target: Tensor, value: Dual) -> None:
             make(whole).copy_(tensors[1])
             return [whole]
 
-        whole = apply_generic(ctx, scatter, [current(ctx, source), value])[0]
+        whole = apply_generic(ctx, scatter, [ctx.forced(current(ctx, source)), value])[0]
         write_through(ctx, source, whole)
         root = (source, make, _version(ctx, source))
     _put(ctx, holder, value, root)

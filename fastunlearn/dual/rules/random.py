@@ -1,0 +1,51 @@
+"""Functions that draw at random make the loss random, so that it has no Hessian: they are refused.
+
+Those that sample by name; every other one by the random state that it leaves, which tells dropout of an LSTM in
+training from none in evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastunlearn.errors import InvalidInputError
+from fastunlearn.ops._recording import recording
+
+__all__ = ["RANDOM", "random_state", "refuse_random", "sampling"]
+
+#: Functions whose result is a sample of the distribution that their argument is.
+RANDOM = frozenset(("bernoulli", "multinomial"))
+
+
+def sampling(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """The rule of functions that sample."""
+    _refuse(func)
+
+
+def random_state(like: Tensor) -> list[Tensor]:
+    """The state of the generators that a function on ``like`` may draw from; [] while a graph is recorded."""
+    if recording(like):
+        return []
+    states = [torch.default_generator.get_state()]
+    return [*states, torch.cuda.get_rng_state(like.device)] if like.is_cuda else states
+
+
+def refuse_random(func: Callable, function: Callable, primals: list[Tensor], before: list[Tensor]) -> None:
+    """Raises InvalidInputError where the state is no more that of ``before``, and ``function`` gives something else
+    each time (threads have one generator in common, so that the state alone says little)."""
+    if all(torch.equal(a, b) for a, b in zip(before, random_state(primals[0]), strict=True)):
+        return
+    first, second = ([y for y in function(primals) if isinstance(y, Tensor)] for _ in range(2))
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)):
+        _refuse(func)
+
+
+def _refuse(func: Callable) -> None:
+    raise InvalidInputError(
+        f"model: {getattr(func, '__name__', func)} draws at random, so the loss is random and has no Hessian: call "
+        f"model.eval(), or draw before the pass"
+    )
