@@ -205,6 +205,10 @@ def test_the_command_line(place, capsys):
     for line, word in (
         (["--config", ".", "--model", "x"], "leave out --model"),
         (["--config", ".", "--set", "steps=1"], "leave out --set"),
+        (["--config", ".", "--method", "newton"], "leave out --method (set method.name in fastunlearn.toml)"),
+        (["--config", ".", "--seed", "0", "--device", "cpu"], "leave out --seed, --device (set method.seed, model."),
+        (["--config", ".", "--memory", "5GB"], "leave out --memory"),
+        (["--config", ".", "--trust-remote-code", "--truncate"], "leave out --truncate, --trust-remote-code"),
         (["--dry-run", "--model", "m", "--forget", "f", "--out", "o"], "--dry-run goes with --config"),
         (["--model", "m"], "--forget, --out needed"),
         (["--config", "."], "there already"),
