@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastunlearn.errors import InvalidInputError
 
-from . import checks, handed_over, remeasure
+from . import checks, handed_over, keys, remeasure
 from .canonical import visible
 from .layout import OPENSSF, OPENSSF_MODEL
 from .reading import Reading, read_folder
@@ -72,9 +72,10 @@ def verify(
       the same type of machine for a deterministic run, else within ``tolerance`` (relative to the update's length).
 
     A check that was asked for and cannot be made, for want of something, has failed. What is wrong with the folder is
-    told in the result, never raised. Raises InvalidInputError where an argument is no
-    folder, no key or no file of salts.
+    told in the result, never raised. Raises InvalidInputError where an argument is no folder, no key or no file of
+    salts, and where the package that checks signatures is not installed.
     """
+    keys.need()  # first of all: a machine that cannot check signatures has nothing to say against the folder
     if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
         raise InvalidInputError(f"sample={sample!r} must be an integer of at least 1, or None for all records")
     reading = read_folder(folder)
