@@ -19,6 +19,7 @@ import torch
 
 from fastunlearn.errors import InvalidInputError, OutputError
 from fastunlearn.evidence import EvidenceLog, deterministic
+from fastunlearn.evidence.keys import need as need_signatures
 from fastunlearn.operators.state import PassState
 from fastunlearn.production.job import Job
 from fastunlearn.production.proof import prove
@@ -79,6 +80,7 @@ def check_job(job: Job) -> dict:
 
     Raises what the run would raise for a bad model, record, setting or place, and where the disk is too small.
     """
+    need_signatures()
     if not (job.state / RUN).is_file():
         _check_places(job)
     model, tokenizer = _load(job.before, job)
@@ -119,8 +121,9 @@ def run_job(
 
     Raises OutputError where results are there already, another run is at work on the same state, or something cannot
     be written; what an interrupted run has reached stays, and the same call goes on with it. Raises InvalidInputError
-    where the method found nothing to change.
+    where the method found nothing to change, and before any computing where the package that signs is not installed.
     """
+    need_signatures()
     progress = progress or NO_PROGRESS
     job.state.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
