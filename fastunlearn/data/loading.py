@@ -112,7 +112,7 @@ def _dataset_rows(source: str, split: str) -> list[tuple[str, Any]]:
     except ImportError:
         raise InvalidInputError(
             f"source: {source} is no file; a folder or a dataset's name needs the datasets package: "
-            "pip install 'fastunlearn[data]'"
+            "pip install datasets"
         ) from None
     if int(datasets.__version__.split(".")[0]) < 4:
         raise InvalidInputError(

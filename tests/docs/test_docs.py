@@ -53,6 +53,14 @@ def test_files_named_in_the_text_are_there(path):
         assert any((folder / name).exists() for folder in folders), f"{path.name} names {name}"
 
 
+def test_nobody_is_told_to_install_what_is_not_released():
+    """``pip install 'fastunlearn[...]'`` would look for the name on PyPI, where it is not this project's."""
+    sources = [path for folder in ("fastunlearn", "examples") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*DOCUMENTS, *sources]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"fastunlearn\[|pip install '?fastunlearn", text), path
+
+
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(files, capsys):
     found = [line[1:] for block in fenced("sh") if "fastunlearn new" not in block for line in commands(block)]
