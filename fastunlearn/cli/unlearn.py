@@ -104,6 +104,7 @@ def _configured(args: argparse.Namespace) -> None:
     again = ", taken up after an interruption" if outcome.restarted else ""
     print(f"{outcome.account['method']}{again}: {outcome.account['stopped']}. New model: {outcome.out}")
     print(f"Evidence: {outcome.evidence}")
+    print(f"Run identifier: {outcome.account['run']} (for an auditor: fastunlearn verify --run)")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -200,8 +200,9 @@ def test_methods_without_a_state_start_again(place, stop_at_step):
 
 def test_the_command_line(place, capsys):
     assert main(["unlearn", "--config", ".", "--quiet"]) == 0
-    assert "Evidence: " in capsys.readouterr().out
-    assert json.loads((place / "after" / "unlearning.json").read_text())["method"] == "fisher-removal"
+    out, account = capsys.readouterr().out, json.loads((place / "after" / "unlearning.json").read_text())
+    assert "Evidence: " in out and f"Run identifier: {account['run']} " in out
+    assert account["method"] == "fisher-removal" and verify(place / "evidence", run=account["run"]).passed
     for line, word in (
         (["--config", ".", "--model", "x"], "leave out --model"),
         (["--config", ".", "--set", "steps=1"], "leave out --set"),
