@@ -53,6 +53,12 @@ def test_files_named_in_the_text_are_there(path):
         assert any((folder / name).exists() for folder in folders), f"{path.name} names {name}"
 
 
+def test_the_auditors_steps_begin_their_lines():
+    """A step that a reflowed paragraph has swallowed is no step any more."""
+    text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").split("## For auditors")[1]
+    assert re.findall(r"^(\d)\. ", text, flags=re.MULTILINE) == ["1", "2", "3", "4", "5"]
+
+
 def test_nobody_is_told_to_install_what_is_not_released():
     """``pip install 'fastunlearn[...]'`` would look for the name on PyPI, where it is not this project's."""
     sources = [path for folder in ("fastunlearn", "examples") for path in (ROOT / folder).rglob("*.py")]
