@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kept-fisher", metavar="FILE", help="made by fastunlearn keep-fisher")
     parser.add_argument(
         "--set", dest="settings", type=named_value, action="append", default=[], metavar="key=value",
-        help="a setting of the method, such as damping=1e-4; may be given again",
+        help="a setting of the method, such as damping=1e-4 (see fastunlearn methods NAME); may be given again",
     )  # fmt: skip
     parser.add_argument("--memory", metavar="SIZE", help="memory to work in (default: 1GB)")
     add_seed(parser)
