@@ -9,8 +9,8 @@ from pathlib import Path
 from fastunlearn.errors import InvalidInputError
 
 __all__ = [
-    "add_config", "add_device", "add_lang", "add_length", "add_overwrite", "add_seed", "add_trust", "context", "load",
-    "named_value", "pad_token_id", "progress", "read_records", "table",
+    "add_config", "add_device", "add_lang", "add_length", "add_overwrite", "add_seed", "add_trust", "check_out",
+    "context", "load", "named_value", "pad_token_id", "progress", "read_records", "table",
 ]  # fmt: skip
 
 
@@ -30,6 +30,13 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there under the --out name")
+
+
+def check_out(path: str | Path, args: argparse.Namespace) -> Path:
+    """The place of a result, looked at before anything is computed: free, or to be replaced by --overwrite."""
+    from fastunlearn.storage import refuse_existing
+
+    return refuse_existing(path, overwrite=args.overwrite, advice="choose another --out, or add --overwrite")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from fastunlearn.cli._options import (
     add_overwrite,
     add_seed,
     add_trust,
+    check_out,
     load,
     named_value,
     progress,
@@ -119,11 +120,10 @@ def run(args: argparse.Namespace) -> None:
         raise InvalidInputError(
             f"--{', --'.join(missing)} needed, or --config" if missing else "--dry-run goes with --config"
         )
-    from fastunlearn.storage import refuse_existing, save_model
-
-    refuse_existing(args.out, overwrite=args.overwrite)  # before any computing
+    check_out(args.out, args)
     settings = settings_of(args.settings)
     from fastunlearn.resources import parse_memory
+    from fastunlearn.storage import save_model
     from fastunlearn.unlearn import get_method, unlearn
 
     parse_memory(args.memory, name="--memory")

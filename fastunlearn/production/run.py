@@ -70,8 +70,8 @@ def _needed(job: Job) -> int:
 
 
 def _check_places(job: Job) -> None:
-    for place in (job.out, job.evidence):
-        refuse_existing(place)
+    for place, key in ((job.out, "model.out"), (job.evidence, "evidence.folder")):
+        refuse_existing(place, advice=f"move it away, or set another {key} in {job.config.path.name}")
     check_free_space(job.out, _needed(job))
 
 

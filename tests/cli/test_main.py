@@ -80,6 +80,20 @@ def test_ctrl_c_is_status_130_and_one_line(command, monkeypatch):
     assert (status, out, err) == (130, "", "fastunlearn: stopped by Ctrl-C\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        (("train", "--data", "x.jsonl", "--out"), "add --overwrite"),
+        (("unlearn", "--model", "m", "--forget", "x.jsonl", "--out"), "add --overwrite"),
+        (("new",), "choose another name"),
+    ],
+)
+def test_what_is_in_the_way_is_named_with_a_way_out(command, tmp_path, line, advice):
+    (tmp_path / "there").mkdir()
+    status, _, err = command(*line, tmp_path / "there")
+    assert status == 2 and "is there already" in err and err.endswith(f"{advice}\n") and "allow overwriting" not in err
+
+
 def test_warnings_are_one_plain_line(command, monkeypatch):
     monkeypatch.setattr(info_command, "run", lambda _args: warnings.warn("look\nout", stacklevel=1))
     before = warnings.showwarning

@@ -130,7 +130,8 @@ def test_taken_up_after_the_steps(place, monkeypatch, where):
 def test_it_overwrites_nothing(place, name):
     (place / name).mkdir()
     (place / name / "mine").write_text("x")
-    with pytest.raises(OutputError, match="there already"):
+    key = {"after": "model.out", "evidence": "evidence.folder"}[name]
+    with pytest.raises(OutputError, match=f"there already: move it away, or set another {key} in fastunlearn.toml"):
         run_job(job(place))
     assert names(place) == BEFORE | {name} and (place / name / "mine").read_text() == "x"
 
