@@ -10,7 +10,7 @@ from fastunlearn.errors import InvalidInputError
 
 __all__ = [
     "add_config", "add_device", "add_lang", "add_length", "add_overwrite", "add_seed", "add_trust", "check_out",
-    "context", "load", "named_value", "pad_token_id", "progress", "read_records", "table",
+    "check_report_out", "context", "load", "named_value", "pad_token_id", "progress", "read_records", "table",
 ]  # fmt: skip
 
 
@@ -37,6 +37,12 @@ def check_out(path: str | Path, args: argparse.Namespace) -> Path:
     from fastunlearn.storage import refuse_existing
 
     return refuse_existing(path, overwrite=args.overwrite, advice="choose another --out, or add --overwrite")
+
+
+def check_report_out(args: argparse.Namespace) -> None:
+    """The same for both files of a report in the folder --out."""
+    for name in ("report.json", "report.html"):
+        check_out(Path(args.out) / name, args)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from fastunlearn.cli._options import (
     add_overwrite,
     add_seed,
     add_trust,
-    check_out,
+    check_report_out,
     context,
     load,
     pad_token_id,
@@ -143,8 +143,7 @@ class _Evaluation:
 
 def run(args: argparse.Namespace) -> None:
     models = name_models(args.model)
-    for name in ("report.json", "report.html"):
-        check_out(Path(args.out) / name, args)
+    check_report_out(args)
     original = Path(args.original) if args.original else models.pop(next(iter(models)))
     from fastunlearn.audit.document import build_document
     from fastunlearn.audit.html import write_report
