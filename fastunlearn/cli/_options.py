@@ -92,7 +92,7 @@ def progress(args: argparse.Namespace):
 
 
 def read_records(path: str | None):
-    """The records of a file, folder or data set name; None stays None."""
+    """The records of a file, a folder, or ``hub:NAME``; None stays None."""
     from fastunlearn.data.loading import load_records
 
     return None if path is None else load_records(path)

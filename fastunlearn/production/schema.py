@@ -23,7 +23,7 @@ class ModelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """The records: .jsonl, .json, .csv or .txt files."""
+    """The records: .jsonl, .json, .csv or .txt files, folders of them, or `hub:NAME` of a data set on the Hub."""
 
     forget: str = text("", "Records to forget. `fastunlearn requests run` takes them from the ledger instead.")
     retain: str = text("", "Records that the model must keep.")
