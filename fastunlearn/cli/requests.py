@@ -26,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add_config(one)
         # SUPPRESS: an option before the action is kept
         one.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="show no progress")
+        one.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error came from"
+        )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         tokenizer, hidden_size=args.hidden_size, layers=args.layers, heads=args.heads, context=args.context,
         seed=args.seed,
     ).to(device)  # fmt: skip
-    samples = encode(records, tokenizer, max_length=args.context, name="data")
+    samples = encode(records, tokenizer, max_length=args.context, name="data", mend="raise --context")
     log = train(
         model, samples, steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
         seed=args.seed, pad_token_id=pad_token_id(tokenizer), progress=progress(args),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastunlearn.data._files import READERS, SCHEMAS, read_rows
+from fastunlearn.data._files import FROM_PYTHON, READERS, SCHEMAS, read_rows
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
@@ -101,7 +101,7 @@ def _record(row: Any, where: str, text_column: str | int | None) -> Record:
         columns = next((schema for schema in SCHEMAS if all(name in row for name in schema)), ())
         if not columns:
             wanted = ", or ".join(" + ".join(schema) for schema in SCHEMAS)
-            raise InvalidInputError(f"{where}: needs the columns {wanted}; or pass text_column")
+            raise InvalidInputError(f"{where}: needs the columns {wanted}: rename one to text ({FROM_PYTHON})")
     values = [row[name] for name in columns]
     for name, value in zip(columns, values, strict=True):
         if not isinstance(value, str):

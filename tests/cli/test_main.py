@@ -9,9 +9,10 @@ import warnings
 
 import pytest
 
+import fastunlearn
 from fastunlearn.cli import info as info_command
 from fastunlearn.cli import main as main_module
-from fastunlearn.errors import OutputError
+from fastunlearn.errors import InvalidInputError, OutputError
 
 COMMANDS = [
     "info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "sweep", "demo", "new", "plan",
@@ -59,6 +60,15 @@ def test_info(command):
 def test_named_error_is_one_line_on_stderr_and_status_2(command, monkeypatch):
     monkeypatch.setattr(info_command, "run", failing(OutputError("no space\nleft here")))
     assert command("info") == (2, "", "fastunlearn: error: no space left here\n")
+
+
+def test_version(command):
+    assert command("--version") == (0, f"fastunlearn {fastunlearn.__version__}\n", "")
+
+
+def test_debug_goes_with_the_actions_of_requests(command, tmp_path):
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        command("requests", "list", "--debug", "--config", tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [("--debug", "info"), ("info", "--debug")])

@@ -121,7 +121,7 @@ def test_text_column_of_json(write):
         ),
         ("a.jsonl", '{"question": " ", "answer": "zanzibar"}', "a.jsonl line 1: question is empty"),
         ("a.jsonl", '{"question": "zanzibar", "answer": " "}', "a.jsonl line 1: completion is empty"),
-        ("a.jsonl", '{"prompt": "zanzibar"}', "line 1: needs the columns prompt + completion, or"),
+        ("a.jsonl", '{"prompt": "zanzibar"}', "or text: rename one to text (from Python: text_column=NAME"),
         ("a.jsonl", '{"text": "zanzibar \\ud800"}', "line 1: completion holds half of a surrogate pair"),
         ("a.txt", b"one\nzanzibar \xff\n", "a.txt line 2: not UTF-8 text"),
         ("a.csv", "zanzibar,b\n", "a.csv line 1: no header with the columns"),

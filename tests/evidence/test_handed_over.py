@@ -194,7 +194,8 @@ def test_what_is_missing_for_a_recomputation_is_named(evidence, hands):
         found = verify(evidence, **hands, records=some, recompute=True)["update"]
         assert found.passed is False and option in found.says
     del hands["before"]
-    assert "--before" in verify(evidence, **hands, records=whole, recompute=True)["update"].says
+    with pytest.raises(InvalidInputError, match="not checked: --before is missing"):
+        verify(evidence, **hands, records=whole, recompute=True)
     assert verify(evidence, salts=hands["salts"])["records"].passed is False
 
 
