@@ -49,7 +49,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 demo: $(STAMP)
-	$(BIN)/fastunlearn demo
+	$(BIN)/fastunlearn demo --overwrite
 
 peers: $(STAMP)
 	$(BIN)/python -m pip install --no-deps $(PEERS)

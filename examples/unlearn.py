@@ -2,7 +2,7 @@
 
     python examples/unlearn.py [--seed N] [--method NAME] [--report FOLDER]
 
-Everything is made from the seed; nothing is downloaded. It takes well under two minutes on a CPU.
+Everything is made from the seed; nothing is downloaded. It ends within a minute on a CPU.
 """
 
 from __future__ import annotations

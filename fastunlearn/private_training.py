@@ -46,7 +46,7 @@ def epsilon(*, noise: float, sample_rate: float, steps: int, delta: float) -> fl
     try:
         from opacus.accountants import RDPAccountant
     except ImportError:
-        raise InvalidInputError("the privacy accountant is Opacus': pip install 'fastunlearn[private]'") from None
+        raise InvalidInputError("the privacy accountant is Opacus': pip install opacus") from None
     accountant = RDPAccountant()
     accountant.history = [(noise, sample_rate, steps)]
     return float(accountant.get_epsilon(delta))

@@ -145,7 +145,8 @@ def parse_memory(value: str | int, *, name: str = "memory") -> int:
     """Bytes of ``value``: an int is bytes already; "8GB", "500 MB", "1.5G", "64KiB" are read as written.
 
     KB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB of 1024; upper or lower case. Raises
-    InvalidInputError, naming the argument ``name``, for anything else and for less than one byte.
+    InvalidInputError, naming the argument ``name``, for anything else, for less than one byte, and for text without a
+    unit that would be less than a megabyte: who writes "3" means another unit.
     """
     mend = f'give {name} as a size such as "500MB", "8GB" or "8GiB"'
     if isinstance(value, bool) or not isinstance(value, (str, int)):
@@ -158,6 +159,9 @@ def parse_memory(value: str | int, *, name: str = "memory") -> int:
             raise InvalidInputError(f"{name}={value!r} is not a size; {mend}")
         units = _BINARY_UNITS if found[3] else _UNITS
         size = float(found[1]) * units[found[2]]
+        if value.strip().isdecimal() and 1 <= size < 10**6:
+            number = value.strip()
+            raise InvalidInputError(f"{name} {number} is {size:.0f} bytes; give a unit, as in {number}GB")
     if not math.isfinite(size) or size < 1:
         raise InvalidInputError(f"{name}={value!r} is not a positive number of bytes; {mend}")
     return int(size)

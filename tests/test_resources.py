@@ -106,7 +106,7 @@ def test_cuda_peak_is_the_allocators():
 @pytest.mark.parametrize(
     ("text", "size"),
     [("8GB", 8 * 10**9), ("8 gb", 8 * 10**9), ("8g", 8 * 10**9), ("1.5KiB", 1536), ("64MiB", 64 << 20),
-     ("2TB", 2 * 10**12), (" 100 ", 100), ("12B", 12), (7, 7), (".5k", 500)],
+     ("2TB", 2 * 10**12), (" 100 B ", 100), (" 1000000 ", 10**6), ("12B", 12), (7, 7), (".5k", 500)],
 )  # fmt: skip
 def test_parse_memory(text, size):
     assert parse_memory(text) == size
@@ -114,7 +114,8 @@ def test_parse_memory(text, size):
 
 @given(st.integers(1, 10**15))
 def test_parse_memory_of_whole_bytes_is_exact(size):
-    assert parse_memory(str(size)) == parse_memory(f"{size}B") == parse_memory(size) == size
+    assert parse_memory(f"{size}B") == parse_memory(size) == size
+    assert size < 10**6 or parse_memory(str(size)) == size
 
 
 @pytest.mark.parametrize(
@@ -123,3 +124,10 @@ def test_parse_memory_of_whole_bytes_is_exact(size):
 def test_parse_memory_refuses(wrong):
     with pytest.raises(InvalidInputError, match="budget"):
         parse_memory(wrong, name="budget")
+
+
+@pytest.mark.parametrize("text", ["3", " 500 ", "999999"])
+def test_a_small_number_without_a_unit_is_not_taken_for_bytes(text):
+    number = text.strip()
+    with pytest.raises(InvalidInputError, match=f"--memory {number} is {number} bytes; give a unit, as in {number}GB"):
+        parse_memory(text, name="--memory")

@@ -1,6 +1,7 @@
 """curvlinops' Hessian of a model with fused attention.
 
-pip install curvlinops-for-pytorch; python examples/second_order/with_curvlinops.py
+    make peers     # in the checkout; leaves out what would bring another torch
+    .venv/bin/python examples/second_order/with_curvlinops.py
 """
 
 import torch

@@ -1,6 +1,7 @@
 """hessian-eigenthings on a model with fused attention: the largest eigenvalue by power iteration.
 
-pip install hessian-eigenthings; python examples/second_order/with_hessian_eigenthings.py
+    make peers     # in the checkout; leaves out what would bring another torch
+    .venv/bin/python examples/second_order/with_hessian_eigenthings.py
 """
 
 import torch

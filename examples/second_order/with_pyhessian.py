@@ -1,6 +1,7 @@
 """PyHessian on a model with fused attention: the trace by Hutchinson's estimator.
 
-pip install pyhessian; python examples/second_order/with_pyhessian.py
+    make peers     # in the checkout; leaves out what would bring another torch
+    .venv/bin/python examples/second_order/with_pyhessian.py
 """
 
 import torch

@@ -13,7 +13,7 @@ __all__ = ["Further", "add_further", "further_lines", "further_sets"]
 
 
 def add_further(parser: argparse.ArgumentParser) -> None:
-    """The options --metrics, --attacks, --attack-set and --set."""
+    """The options --metrics, --attacks, --attack-set and --more-records."""
     parser.add_argument("--metrics", metavar="NAMES", help="all, or names with commas between (docs/metrics.md)")
     parser.add_argument("--attacks", metavar="NAMES", help="all, or names with commas between (docs/attacks.md)")
     parser.add_argument(
@@ -21,7 +21,7 @@ def add_further(parser: argparse.ArgumentParser) -> None:
         help="a setting of an attack; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--set", action="append", default=[], dest="sets", metavar="NAME=F",
+        "--more-records", action="append", default=[], dest="sets", metavar="NAME=F",
         help="further records for --metrics, such as fresh=prompts.txt; repeatable",
     )  # fmt: skip
 
@@ -53,15 +53,17 @@ def _attack_settings(texts: list[str], known) -> dict[str, dict]:
 
 
 def further_sets(args: argparse.Namespace) -> dict[str, str]:
-    """The files of --set by name."""
+    """The files of --more-records by name."""
     found: dict[str, str] = {}
     for text in args.sets:
         name, equals, path = text.partition("=")
         if not equals or not name.isidentifier() or not path or name in ("forget", "retain", "held_out", *found):
-            raise InvalidInputError(f"--set {text} must be NAME=F with a name of its own, such as fresh=prompts.txt")
+            raise InvalidInputError(
+                f"--more-records {text} must be NAME=F with a name of its own, such as fresh=prompts.txt"
+            )
         found[name] = path
     if found and args.metrics is None:
-        raise InvalidInputError("--set is for --metrics, which is not given; add --metrics all")
+        raise InvalidInputError("--more-records is for --metrics, which is not given; add --metrics all")
     return found
 
 

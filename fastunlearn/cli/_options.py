@@ -9,8 +9,8 @@ from pathlib import Path
 from fastunlearn.errors import InvalidInputError
 
 __all__ = [
-    "add_config", "add_device", "add_lang", "add_length", "add_overwrite", "add_seed", "add_trust", "context", "load",
-    "named_value", "pad_token_id", "progress", "read_records", "table",
+    "add_config", "add_device", "add_lang", "add_length", "add_overwrite", "add_seed", "add_trust", "check_out",
+    "check_report_out", "context", "load", "named_value", "pad_token_id", "progress", "read_records", "table",
 ]  # fmt: skip
 
 
@@ -30,6 +30,19 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there under the --out name")
+
+
+def check_out(path: str | Path, args: argparse.Namespace) -> Path:
+    """The place of a result, looked at before anything is computed: free, or to be replaced by --overwrite."""
+    from fastunlearn.storage import refuse_existing
+
+    return refuse_existing(path, overwrite=args.overwrite, advice="choose another --out, or add --overwrite")
+
+
+def check_report_out(args: argparse.Namespace) -> None:
+    """The same for both files of a report in the folder --out."""
+    for name in ("report.json", "report.html"):
+        check_out(Path(args.out) / name, args)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +92,7 @@ def progress(args: argparse.Namespace):
 
 
 def read_records(path: str | None):
-    """The records of a file, folder or data set name; None stays None."""
+    """The records of a file, a folder, or ``hub:NAME``; None stays None."""
     from fastunlearn.data.loading import load_records
 
     return None if path is None else load_records(path)

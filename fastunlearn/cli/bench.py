@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     from fastunlearn.errors import InvalidInputError
     from fastunlearn.microbench import suite
     from fastunlearn.microbench.harness import write_json
-    from fastunlearn.storage import check_device, write_text
+    from fastunlearn.storage import check_device, refuse_existing, write_text
 
     device = str(check_device(args.device))
     request = suite.Request(
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
     old = None if args.compare is None else suite.read_record(args.compare)
     if args.out is not None and not args.out.endswith(".json"):
         raise InvalidInputError(f"--out {args.out}: the record is JSON, so its name must end in .json")
+    if args.out is not None:
+        refuse_existing(args.out, overwrite=True)  # can it be written at all? A record of before is replaced
     if args.threads is not None:
         if args.threads < 1:
             raise InvalidInputError(f"--threads {args.threads} must be at least 1")

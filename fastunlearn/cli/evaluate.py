@@ -14,6 +14,7 @@ from fastunlearn.cli._options import (
     add_overwrite,
     add_seed,
     add_trust,
+    check_report_out,
     context,
     load,
     pad_token_id,
@@ -141,11 +142,8 @@ class _Evaluation:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fastunlearn.storage import refuse_existing
-
     models = name_models(args.model)
-    for name in ("report.json", "report.html"):
-        refuse_existing(Path(args.out) / name, overwrite=args.overwrite)
+    check_report_out(args)
     original = Path(args.original) if args.original else models.pop(next(iter(models)))
     from fastunlearn.audit.document import build_document
     from fastunlearn.audit.html import write_report

@@ -10,6 +10,7 @@ from fastunlearn.cli._options import (
     add_overwrite,
     add_seed,
     add_trust,
+    check_out,
     load,
     progress,
     read_records,
@@ -36,11 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fastunlearn.storage import refuse_existing
-
     if Path(args.out).suffix != ".safetensors":
         raise InvalidInputError(f"--out {args.out} must end in .safetensors")
-    if refuse_existing(args.out, overwrite=args.overwrite).is_dir():
+    if check_out(args.out, args).is_dir():
         raise InvalidInputError(f"--out {args.out} is a folder; a file name is needed")
     from fastunlearn.resources import parse_memory
     from fastunlearn.unlearn import keep_fisher

@@ -12,8 +12,9 @@ HELP = "Make a key pair to sign evidence with, and show its fingerprint."
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for private.pem and public.pem")
     parser.add_argument(
-        "--openssf", action="store_true", help="also a key for OpenSSF model signing (needs fastunlearn[openssf])"
-    )
+        "--openssf", action="store_true",
+        help="also a key for OpenSSF model signing (needs the packages model-signing and pyOpenSSL)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

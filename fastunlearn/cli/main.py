@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from fastunlearn import __version__
 from fastunlearn.cli import (
     bench,
     demo,
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make a causal language model forget chosen records, and measure how well it has.",
         parents=[_shared()],
     )
+    parser.add_argument("--version", action="version", version=f"fastunlearn {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
     for module in COMMANDS:
         one = commands.add_parser(

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from fastunlearn.cli._options import add_lang
+from fastunlearn.cli._options import add_lang, add_overwrite, check_report_out
 from fastunlearn.errors import InvalidInputError
 
 NAME = "report"
@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("document", metavar="REPORT.json", help="the document that evaluate or demo wrote")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the report")
     add_lang(parser)
+    add_overwrite(parser)
 
 
 def read_document(path: str | Path) -> dict:
@@ -32,6 +33,7 @@ def read_document(path: str | Path) -> dict:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_report_out(args)
     document = read_document(args.document)
     from fastunlearn.audit.document import validate
     from fastunlearn.audit.html import write_report

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 from fastunlearn.cli._options import add_config, progress, read_records, table
 
@@ -24,6 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add_config(one)
         # SUPPRESS: an option before the action is kept
         one.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="show no progress")
+        one.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error came from"
+        )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -72,9 +77,18 @@ def _status(args: argparse.Namespace) -> None:
     print(f"Request {one.id}: {one.status}, {one.records} records, received {one.received}")
     if one.evidence is not None:
         print(f"Run {one.run}. Proof: {one.evidence} (check it with: fastunlearn verify {one.evidence})")
+        print(f"Run identifier: {_identifier(config.place(one.evidence))}")
         print(f"Dependent retained records found with it: {depend}. Texts left in the ledger: {texts}")
     elif one.status == "running":
         print(f"Run {one.run} has begun and is not finished: `fastunlearn requests run` goes on with it")
+
+
+def _identifier(evidence: Path) -> str:
+    """The identifier of the run that an evidence folder is of."""
+    try:
+        return str(json.loads((evidence / "manifest.json").read_text(encoding="utf-8"))["run"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"not known, because {evidence / 'manifest.json'} cannot be read"
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -92,6 +106,7 @@ def _run(args: argparse.Namespace) -> None:
     again = ", taken up after an interruption" if outcome.restarted else ""
     print(f"Run {run_.number}{again}: {outcome.account['stopped']}. New model: {outcome.out}")
     print(f"Evidence: {outcome.evidence}")
+    print(f"Run identifier: {outcome.account['run']} (for an auditor: fastunlearn verify --run)")
     if left:
         from fastunlearn.errors import OutputError
 

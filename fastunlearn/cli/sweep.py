@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from fastunlearn.cli._options import (
     add_device,
@@ -61,8 +62,21 @@ def axes_of(pairs: list[tuple[str, object]]) -> dict[str, list] | None:
     return axes or None
 
 
+def check_folder(out: str) -> None:
+    """Raises InvalidInputError or OutputError where ``out`` cannot be made, or is of something else than a sweep."""
+    from fastunlearn.evaluation.sweep import FILE
+    from fastunlearn.storage import refuse_existing
+
+    refuse_existing(Path(out) / FILE, overwrite=True)
+    # A file with a dot may be what a killed sweep was about to write.
+    visible = Path(out).is_dir() and any(not path.name.startswith(".") for path in Path(out).iterdir())
+    if visible and not (Path(out) / FILE).is_file():
+        raise InvalidInputError(f"--out {out} is there already and holds no sweep ({FILE}): choose another --out")
+
+
 def run(args: argparse.Namespace) -> None:
     axes = axes_of(args.vary)
+    check_folder(args.out)
     fixed = dict(args.settings)
     from fastunlearn.audit.html import write_report
     from fastunlearn.cli.methods import table as columns

@@ -5,7 +5,15 @@ from __future__ import annotations
 
 import argparse
 
-from fastunlearn.cli._options import add_device, add_overwrite, add_seed, pad_token_id, progress, read_records
+from fastunlearn.cli._options import (
+    add_device,
+    add_overwrite,
+    add_seed,
+    check_out,
+    pad_token_id,
+    progress,
+    read_records,
+)
 
 NAME = "train"
 HELP = "Train a small model from scratch on your files (to try unlearning without a download)."
@@ -33,9 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fastunlearn.storage import check_device, load_model, refuse_existing, save_model
+    from fastunlearn.storage import check_device, load_model, save_model
 
-    refuse_existing(args.out, overwrite=args.overwrite)
+    check_out(args.out, args)
     device = check_device(args.device)
     from fastunlearn.data import encode, train_tokenizer
     from fastunlearn.training import build_model, train
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         tokenizer, hidden_size=args.hidden_size, layers=args.layers, heads=args.heads, context=args.context,
         seed=args.seed,
     ).to(device)  # fmt: skip
-    samples = encode(records, tokenizer, max_length=args.context, name="data")
+    samples = encode(records, tokenizer, max_length=args.context, name="data", mend="raise --context")
     log = train(
         model, samples, steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate,
         seed=args.seed, pad_token_id=pad_token_id(tokenizer), progress=progress(args),

@@ -10,6 +10,7 @@ from fastunlearn.cli._options import (
     add_overwrite,
     add_seed,
     add_trust,
+    check_out,
     load,
     named_value,
     progress,
@@ -20,6 +21,16 @@ from fastunlearn.errors import InvalidInputError
 NAME = "unlearn"
 HELP = "Make a model forget the records of a file, and save the new model."
 RESULT = "unlearning.json"
+#: Filled in where they are not given; None until then, so that --config can tell what was given.
+DEFAULTS = {"method": "fisher-removal", "memory": "1GB", "seed": 0, "device": "cpu"}
+#: What has a key of its own in the configuration.
+KEYS = {
+    "model": "model.folder", "forget": "data.forget", "retain": "data.retain", "held_out": "data.held_out",
+    "out": "model.out", "method": "method.name", "parameters": "method.parameters",
+    "kept_fisher": "method.kept_fisher", "settings": "[method.settings]", "memory": "method.memory",
+    "seed": "method.seed", "max_length": "data.max_length", "truncate": "data.truncate", "device": "model.device",
+    "trust_remote_code": "model.trust_remote_code", "overwrite": "another model.out",
+}  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,21 +43,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retain", metavar="R", help="records that the model must keep")
     parser.add_argument("--held-out", metavar="H", help="records that the model has never seen")
     parser.add_argument("--out", metavar="DIR", help="model folder to make")
-    parser.add_argument("--method", default="fisher-removal", metavar="NAME", help="see fastunlearn methods")
+    parser.add_argument("--method", metavar="NAME", help="see fastunlearn methods (default: fisher-removal)")
     parser.add_argument(
         "--parameters", nargs="+", metavar="PATTERN", help="names of the weights to change (* and ? allowed)"
     )
     parser.add_argument("--kept-fisher", metavar="FILE", help="made by fastunlearn keep-fisher")
     parser.add_argument(
         "--set", dest="settings", type=named_value, action="append", default=[], metavar="key=value",
-        help="a setting of the method, such as damping=1e-4; may be given again",
+        help="a setting of the method, such as damping=1e-4 (see fastunlearn methods NAME); may be given again",
     )  # fmt: skip
-    parser.add_argument("--memory", default="1GB", metavar="SIZE", help="memory to work in (default: 1GB)")
+    parser.add_argument("--memory", metavar="SIZE", help="memory to work in (default: 1GB)")
     add_seed(parser)
     add_length(parser)
     add_device(parser)
     add_trust(parser)
     add_overwrite(parser)
+    parser.set_defaults(**dict.fromkeys(DEFAULTS))
 
 
 def settings_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -75,11 +87,12 @@ def show_dry_run(facts: dict) -> None:
 
 
 def _configured(args: argparse.Namespace) -> None:
-    own = ("model", "forget", "retain", "held_out", "out", "parameters", "kept_fisher", "max_length")
-    given = [name for name in own if getattr(args, name) is not None]
-    given += ["set"] * bool(args.settings) + [name for name in ("truncate", "overwrite") if getattr(args, name)]
+    values = {name: getattr(args, name) for name in KEYS}
+    given = [name for name, value in values.items() if value is not None and value is not False and value != []]
     if given:
-        raise InvalidInputError(f"--config says everything: leave out --{', --'.join(given).replace('_', '-')}")
+        options = ", ".join("--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in given)
+        keys = ", ".join(KEYS[name] for name in given)
+        raise InvalidInputError(f"--config says everything: leave out {options} (set {keys} in fastunlearn.toml)")
     from fastunlearn.production.config import load_config
     from fastunlearn.production.job import job_of
     from fastunlearn.production.run import check_job, run_job
@@ -92,22 +105,25 @@ def _configured(args: argparse.Namespace) -> None:
     again = ", taken up after an interruption" if outcome.restarted else ""
     print(f"{outcome.account['method']}{again}: {outcome.account['stopped']}. New model: {outcome.out}")
     print(f"Evidence: {outcome.evidence}")
+    print(f"Run identifier: {outcome.account['run']} (for an auditor: fastunlearn verify --run)")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.config is not None:
         _configured(args)
         return
+    for name, value in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     missing = [name for name in ("model", "forget", "out") if getattr(args, name) is None]
     if missing or args.dry_run:
         raise InvalidInputError(
             f"--{', --'.join(missing)} needed, or --config" if missing else "--dry-run goes with --config"
         )
-    from fastunlearn.storage import refuse_existing, save_model
-
-    refuse_existing(args.out, overwrite=args.overwrite)  # before any computing
+    check_out(args.out, args)
     settings = settings_of(args.settings)
     from fastunlearn.resources import parse_memory
+    from fastunlearn.storage import save_model
     from fastunlearn.unlearn import get_method, unlearn
 
     parse_memory(args.memory, name="--memory")

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="the evidence folder")
     parser.add_argument("--public-key", metavar="F", help="the signer's public key, got by another way than the folder")
     parser.add_argument("--openssf-public-key", metavar="F", help="the signer's key for the OpenSSF signature")
-    parser.add_argument("--run", dest="run_id", metavar="ID", help="the run that it must be of, such as in your order")
+    parser.add_argument("--run", dest="run_id", metavar="ID", help="the identifier of the run that it must be of")
     parser.add_argument("--model", metavar="DIR", help="the model after; it must be that of the run")
     parser.add_argument("--before", metavar="DIR", help="the model before")
     parser.add_argument("--reference", metavar="DIR", help="the model retrained without the records")

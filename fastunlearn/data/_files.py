@@ -13,10 +13,13 @@ from pathlib import Path
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["READERS", "SCHEMAS", "read_rows"]
+__all__ = ["FROM_PYTHON", "READERS", "SCHEMAS", "read_rows"]
 
 #: The columns that make a record, the first match counts.
 SCHEMAS = (("prompt", "completion"), ("question", "answer"), ("text",))
+
+#: What no command has, and so is said to those who have it.
+FROM_PYTHON = "from Python: text_column=NAME reads another column"
 
 Rows = Iterator[tuple[str, dict]]
 
@@ -80,8 +83,8 @@ def _header(cells: list[str], column: str | int | None, where: str) -> list[str]
     if column is None:
         wanted = ", or ".join(" + ".join(schema) for schema in SCHEMAS)
         raise InvalidInputError(
-            f"{where}: no header with the columns {wanted}; pass text_column, the number (from 0) of the "
-            "column to read where there is no header, or its name where there is one"
+            f"{where}: no header with the columns {wanted}: name the column to read text there "
+            f"({FROM_PYTHON}, or its number from 0 where there is no header)"
         )
     return None
 

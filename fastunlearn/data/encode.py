@@ -63,6 +63,7 @@ def encode(
     add_eos: bool = False,
     add_bos: bool = True,
     name: str = "forget",
+    mend: str = "pass truncate=True to cut its end (--truncate; data.truncate in fastunlearn.toml)",
 ) -> list[Encoded]:
     """The records as token tensors, in order.
 
@@ -70,7 +71,7 @@ def encode(
     is an error, or is cut at its end with ``truncate``. ``add_bos``: put the tokenizer's bos token, where it
     has one, before every record (it is never a target). ``add_eos``: put its eos token, as a target, after
     every record. No other special token is added. ``name``: what the records are called in error messages,
-    which count them from 1 and never quote them.
+    which count them from 1 and never quote them. ``mend``: what else helps where one is too long.
 
     With a prompt, the tokens of the completion are the targets. Free text: ``labels`` equals ``input_ids``,
     and all tokens but the first are targets (with bos: all tokens of the text).
@@ -102,7 +103,7 @@ def encode(
         if len(ids) > max_length and not truncate:
             raise InvalidInputError(
                 f"record {number} of {name} has {len(ids)} tokens, the context is {max_length}: "
-                "shorten the record, or pass truncate=True to cut its end"
+                f"shorten the record, or {mend}"
             )
         sample = Encoded(
             torch.tensor(ids[:max_length], dtype=torch.int64),

@@ -1,4 +1,5 @@
-"""Records from files, from dataset folders and names, and from Python objects."""
+"""Records from files, from dataset folders, from the Hugging Face Hub (only where that is said), and from Python
+objects."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastunlearn.data._files import READERS, SCHEMAS, read_rows
+from fastunlearn.data._files import FROM_PYTHON, READERS, SCHEMAS, read_rows
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["ANSWER", "QUESTION", "load_records"]
+__all__ = ["ANSWER", "HUB", "QUESTION", "load_records"]
+
+#: What a name on the Hub begins with. Without it nothing is asked for there: a mistyped file of personal data must not
+#: send its name to others.
+HUB = "hub:"
 
 #: How a question and its answer become the prompt and the completion of a record.
 QUESTION = "Question: {question}\nAnswer:"
@@ -33,8 +38,9 @@ def load_records(
     - a file: ``.jsonl`` (one JSON object to a line), ``.json`` (a list of objects, or as .jsonl), ``.csv``
       (comma-separated, with a header or with ``text_column``) or ``.txt`` (one record to a line), in UTF-8;
       blank lines are passed over;
-    - a folder, or the name of a dataset on the Hugging Face Hub, for the ``datasets`` package (4 or newer;
-      it runs no loading scripts). Of a local folder nothing is left in its cache.
+    - a folder, or ``hub:NAME`` of a dataset on the Hugging Face Hub, for the ``datasets`` package (4 or newer;
+      it runs no loading scripts). Of a local folder nothing is left in its cache. Without ``hub:`` nothing is
+      looked for on the network.
 
     A row becomes a record by its columns: ``prompt`` + ``completion`` as they are (a space between the two is
     yours to give); ``question`` + ``answer`` by QUESTION and ANSWER; or ``text``, free text. Where a row has
@@ -51,22 +57,28 @@ def load_records(
     if isinstance(text_column, int) and text_column < 0:
         raise InvalidInputError(f"text_column must be at least 0, got {text_column}")
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.suffix.lower() in READERS and not path.is_dir():
-            rows: Iterable[tuple[str, Any]] = read_rows(path, text_column)
+        path, name = Path(source), os.fspath(source)
+        if name.startswith(HUB):
+            rows: Iterable[tuple[str, Any]] = _dataset_rows(name.removeprefix(HUB), split, hub=True)
+        elif path.suffix.lower() in READERS and not path.is_dir():
+            rows = read_rows(path, text_column)
         elif path.is_file():
             raise InvalidInputError(
                 f"source: {path} is of an unknown kind; the kinds are {', '.join(READERS)} (by the ending)"
             )
+        elif not path.is_dir():
+            raise InvalidInputError(
+                f"source: there is no file or folder {name}; for a data set of the Hub write {HUB}{name}"
+            )
         else:
-            rows = _dataset_rows(os.fspath(source), split)
+            rows = _dataset_rows(name, split, hub=False)
         records = [_record(row, where, text_column) for where, row in rows]
         if not records:
             raise InvalidInputError(f"source: {source} holds no records (its line 1 is already the end)")
         return records
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise InvalidInputError(
-            f"source must be a path, a dataset's name, or a list of records, not a {type(source).__name__}"
+            f"source must be a path, {HUB}NAME, or a list of records, not a {type(source).__name__}"
         )
     records = [
         _record(row, f"record {number} of source", text_column) for number, row in enumerate(source, 1)
@@ -89,7 +101,7 @@ def _record(row: Any, where: str, text_column: str | int | None) -> Record:
         columns = next((schema for schema in SCHEMAS if all(name in row for name in schema)), ())
         if not columns:
             wanted = ", or ".join(" + ".join(schema) for schema in SCHEMAS)
-            raise InvalidInputError(f"{where}: needs the columns {wanted}; or pass text_column")
+            raise InvalidInputError(f"{where}: needs the columns {wanted}: rename one to text ({FROM_PYTHON})")
     values = [row[name] for name in columns]
     for name, value in zip(columns, values, strict=True):
         if not isinstance(value, str):
@@ -105,14 +117,14 @@ def _record(row: Any, where: str, text_column: str | int | None) -> Record:
         raise InvalidInputError(f"{where}: {error}") from None
 
 
-def _dataset_rows(source: str, split: str) -> list[tuple[str, Any]]:
-    """The rows of a folder, or of a dataset by name, each with its place."""
+def _dataset_rows(source: str, split: str, *, hub: bool) -> list[tuple[str, Any]]:
+    """The rows of a folder, or of a dataset of the Hub, each with its place."""
     try:
         import datasets
     except ImportError:
         raise InvalidInputError(
-            f"source: {source} is no file; a folder or a dataset's name needs the datasets package: "
-            "pip install 'fastunlearn[data]'"
+            f"source: {source} is no file; a folder or a data set of the Hub needs the datasets package: "
+            "pip install datasets"
         ) from None
     if int(datasets.__version__.split(".")[0]) < 4:
         raise InvalidInputError(
@@ -120,6 +132,8 @@ def _dataset_rows(source: str, split: str) -> list[tuple[str, Any]]:
         )
     folder = Path(source)
     try:
+        if hub:
+            return _placed(source, datasets.load_dataset(source, split=split))
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             saved = datasets.load_from_disk(source)
             if isinstance(saved, datasets.DatasetDict):
@@ -128,19 +142,18 @@ def _dataset_rows(source: str, split: str) -> list[tuple[str, Any]]:
                     raise InvalidInputError(f"split={split!r} is not in {source}; it has {known}")
                 saved = saved[split]
             return _placed(source, saved)
-        if folder.is_dir():
-            # Text that is to be forgotten must not stay behind in the user's cache.
-            with tempfile.TemporaryDirectory() as cache:
-                return _placed(source, datasets.load_dataset(source, split=split, cache_dir=cache))
-        return _placed(source, datasets.load_dataset(source, split=split))
+        # Text that is to be forgotten must not stay behind in the user's cache.
+        with tempfile.TemporaryDirectory() as cache:
+            return _placed(source, datasets.load_dataset(source, split=split, cache_dir=cache))
     except InvalidInputError:
         raise
     except Exception as error:
         # Messages of these two kinds speak of names and splits; others might quote a record.
         said = f": {error}" if isinstance(error, OSError) or "split" in str(error)[:20].lower() else ""
+        kind = "a data set of the Hub" if hub else "a folder"
         raise InvalidInputError(
-            f"source: {source!r} is neither a file ({', '.join(READERS)}) nor a folder or dataset that the "
-            f"datasets package could load with split={split!r} ({type(error).__name__}{said})"
+            f"source: {source!r} is not {kind} that the datasets package could load with split={split!r} "
+            f"({type(error).__name__}{said})"
         ) from None
 
 

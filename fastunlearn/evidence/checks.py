@@ -142,7 +142,8 @@ def fits(reading: Reading, run: str | None) -> Check:
         return Check("run", False, "there is no manifest that says which run this is")
     own, wrong = reading.manifest["run"], []
     if run is not None and run != own:
-        wrong.append(f"this is the run {visible(own)}, not {visible(run)}: another folder was put in its place")
+        wrong.append(f"this folder is of run {visible(own)}, not of {visible(run)}: it is another run's folder, or the "
+                     "identifier is mistyped")  # fmt: skip
     for name in DOCUMENTS:
         said = reading.document(name).get("run")
         if said != own:

@@ -12,7 +12,7 @@ from fastunlearn.errors import InvalidInputError, OutputError
 from .canonical import read_regular, sha256
 
 __all__ = [
-    "PRIVATE", "PUBLIC", "fingerprint", "generate_key", "load_private", "load_public", "public_pem", "sign",
+    "PRIVATE", "PUBLIC", "fingerprint", "generate_key", "load_private", "load_public", "need", "public_pem", "sign",
     "signature_holds", "write_private",
 ]  # fmt: skip
 
@@ -20,15 +20,13 @@ PRIVATE, PUBLIC = "private.pem", "public.pem"
 _MOST = 1 << 16
 
 
-def _cryptography():
-    """The two modules of ``cryptography`` that are used."""
+def need():
+    """The two modules of ``cryptography`` that are used. Raises InvalidInputError where it is not installed."""
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise InvalidInputError(
-            "signatures need the cryptography package: pip install 'fastunlearn[evidence]'"
-        ) from None
+        raise InvalidInputError("signatures need the cryptography package: pip install cryptography") from None
     return serialization, ed25519
 
 
@@ -48,7 +46,7 @@ def generate_key(folder: str | os.PathLike) -> Path:
 
     Returns the path of the private key. Raises OutputError where one is there already.
     """
-    serialization, ed25519 = _cryptography()
+    serialization, ed25519 = need()
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,7 +75,7 @@ def _read(path: str | os.PathLike, what: str) -> bytes:
 
 def load_private(path: str | os.PathLike):
     """The Ed25519 private key of a PEM file. Raises InvalidInputError: no such key, or one that others can read."""
-    serialization, ed25519 = _cryptography()
+    serialization, ed25519 = need()
     data = _read(path, "key")
     if os.name != "nt" and stat.S_IMODE(os.stat(path).st_mode) & 0o077:
         raise InvalidInputError(f"key {path} can be read by others: make it yours alone with chmod 600")
@@ -92,7 +90,7 @@ def load_private(path: str | os.PathLike):
 
 def load_public(source: str | os.PathLike | bytes):
     """The Ed25519 public key of a PEM file, or of its bytes. Raises InvalidInputError."""
-    serialization, ed25519 = _cryptography()
+    serialization, ed25519 = need()
     data = source if isinstance(source, bytes) else _read(source, "public key")
     name = "the public key" if isinstance(source, bytes) else f"public key {source}"
     try:
@@ -106,14 +104,14 @@ def load_public(source: str | os.PathLike | bytes):
 
 def public_pem(key) -> bytes:
     """The public half of a private key (or a public key) as PEM."""
-    serialization, _ = _cryptography()
+    serialization, _ = need()
     public = key.public_key() if hasattr(key, "public_key") else key
     return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def fingerprint(key) -> str:
     """SHA-256 (hexadecimal) of the public key in DER, in groups of eight: what people compare by telephone."""
-    serialization, _ = _cryptography()
+    serialization, _ = need()
     public = key.public_key() if hasattr(key, "public_key") else key
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return " ".join(re.findall(".{8}", sha256(der)))

@@ -36,7 +36,7 @@ def need():
         import model_signing
     except ImportError as error:
         raise InvalidInputError(
-            f"OpenSSF signatures need the model-signing package ({error}): pip install 'fastunlearn[openssf]'"
+            f"OpenSSF signatures need the model-signing package ({error}): pip install model-signing pyOpenSSL"
         ) from error
     return model_signing
 

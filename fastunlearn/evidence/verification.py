@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastunlearn.errors import InvalidInputError
 
-from . import checks, handed_over, remeasure
+from . import checks, handed_over, keys, remeasure
 from .canonical import visible
 from .layout import OPENSSF, OPENSSF_MODEL
 from .reading import Reading, read_folder
@@ -72,9 +72,12 @@ def verify(
       the same type of machine for a deterministic run, else within ``tolerance`` (relative to the update's length).
 
     A check that was asked for and cannot be made, for want of something, has failed. What is wrong with the folder is
-    told in the result, never raised. Raises InvalidInputError where an argument is no
-    folder, no key or no file of salts.
+    told in the result, never raised. Raises InvalidInputError where an argument is no folder, no key or no file of
+    salts, where ``recompute`` lacks ``before``, and where the package that checks signatures is not installed.
     """
+    if recompute and before is None:
+        raise InvalidInputError("--recompute: not checked: --before is missing (before=, the model folder before)")
+    keys.need()  # first of all: a machine that cannot check signatures has nothing to say against the folder
     if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
         raise InvalidInputError(f"sample={sample!r} must be an integer of at least 1, or None for all records")
     reading = read_folder(folder)
@@ -108,8 +111,6 @@ def verify(
 def _recompute(reading, before, given, model, kept_fisher, tolerance, device, trust, progress) -> Check:
     from .recompute import WEIGHT_TOLERANCE, recompute
 
-    if before is None:
-        return Check("update", False, "not computed again: the model before is needed (--before)")
     limit = WEIGHT_TOLERANCE if tolerance is None else tolerance
     return recompute(reading, before, given, model=model, kept_fisher=kept_fisher, tolerance=limit, device=device,
                      trust_remote_code=trust, progress=progress)  # fmt: skip

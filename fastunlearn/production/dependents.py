@@ -41,7 +41,7 @@ def near_duplicates(
         from datasketch import MinHash, MinHashLSH
     except ImportError:
         raise InvalidInputError(
-            "finding dependent records needs the datasketch package: pip install 'fastunlearn[requests]'"
+            "finding dependent records needs the datasketch package: pip install datasketch"
         ) from None
 
     def sketch(shingles: frozenset) -> MinHash:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastunlearn.data.loading import load_records
+from fastunlearn.data.loading import HUB, load_records
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.production.config import check_method, method_settings
@@ -107,7 +107,7 @@ def read_set(config: Config, name: str) -> list[Record]:
     if not value:
         return []
     try:
-        return load_records(config.place(value))
+        return load_records(value if value.startswith(HUB) else config.place(value))
     except InvalidInputError as error:
         raise InvalidInputError(f"data.{name}: {error}") from error
 

@@ -109,6 +109,9 @@ class _Pilot:
                 raise InvalidInputError(f"{config.path.name}: a pilot needs data.{name}")
         found["retain"] = [record for record in found["retain"] if record not in set(found["forget"])]
         source, trust = config.place(pilot.base or config.model.folder), config.model.trust_remote_code
+        if not source.is_dir():
+            key = "pilot.base" if pilot.base else "model.folder"
+            raise InvalidInputError(f"{config.path.name}: {key}: there is no folder {source}; name that of a model")
         self._base = load_model(source, device=config.model.device, trust_remote_code=trust)[0] if pilot.base else None
         self.tokenizer = load_tokenizer(source, trust_remote_code=trust)
         chosen = {name: _sample(records, getattr(pilot, name), seed) for name, records in found.items() if records}

@@ -53,7 +53,10 @@ def _load(job: Job):
         shapes = AutoConfig.from_pretrained(str(job.before), **local)
         model = AutoModelForCausalLM.from_config(shapes).to(section.device).eval()
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"model.folder: {job.before} needs at least config.json and a tokenizer") from error
+        file = job.config.path.name
+        raise InvalidInputError(
+            f"{file}: model.folder: {job.before} needs at least config.json and a tokenizer"
+        ) from error
     return model, load_tokenizer(job.before, trust_remote_code=section.trust_remote_code), False
 
 

@@ -22,6 +22,7 @@ from fastunlearn.evidence import EvidenceLog, deterministic
 from fastunlearn.evidence.canonical import walk
 from fastunlearn.evidence.commitments import Salts
 from fastunlearn.evidence.folder import refuse_texts
+from fastunlearn.evidence.keys import need as need_signatures
 from fastunlearn.evidence.layout import MANIFEST
 from fastunlearn.operators.state import PassState
 from fastunlearn.production.job import Job
@@ -83,8 +84,8 @@ def _needed(job: Job) -> int:
 
 
 def _check_places(job: Job) -> None:
-    for place in (job.out, job.evidence):
-        refuse_existing(place)
+    for place, key in ((job.out, "model.out"), (job.evidence, "evidence.folder")):
+        refuse_existing(place, advice=f"move it away, or set another {key} in {job.config.path.name}")
     Salts.held(job.salts, None, len(job.forget))
     check_free_space(job.out, _needed(job))
 
@@ -106,6 +107,7 @@ def check_job(job: Job) -> dict:
 
     Raises what the run would raise for a bad model, record, setting or place, and where the disk is too small.
     """
+    need_signatures()
     if not (job.state / RUN).is_file():
         _check_places(job)
     _check_texts(job)
@@ -147,8 +149,9 @@ def run_job(
 
     Raises OutputError where results are there already, another run is at work on the same state, or something cannot
     be written; what an interrupted run has reached stays, and the same call goes on with it. Raises InvalidInputError
-    where the method found nothing to change.
+    where the method found nothing to change, and before any computing where the package that signs is not installed.
     """
+    need_signatures()
     progress = progress or NO_PROGRESS
     job.state.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ class ModelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSection:
-    """The records: .jsonl, .json, .csv or .txt files."""
+    """The records: .jsonl, .json, .csv or .txt files, folders of them, or `hub:NAME` of a data set on the Hub."""
 
     forget: str = text("", "Records to forget. `fastunlearn requests run` takes them from the ledger instead.")
     retain: str = text("", "Records that the model must keep.")
@@ -42,7 +42,10 @@ class MethodSection:
     seed: int = whole(0, 0, "Random seed.", 2**32 - 1)
     memory: str = text("1GB", "Memory for kept factors.")
     batch_size: int = whole(32, 1, "Records per forward pass.")
-    settings: dict = table("Settings of the method, such as `damping = 1e-6`; \"none\" stands for null.")  # noqa: RUF009
+    settings: dict = table(  # noqa: RUF009
+        "Settings of the method, such as `damping = 1e-6`, as `fastunlearn methods NAME` lists them; "
+        '"none" stands for null.'
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

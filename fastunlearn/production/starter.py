@@ -56,7 +56,7 @@ def new_folder(folder: str | os.PathLike, *, seed: int = 0) -> Path:
         "held_out.jsonl": _lines(people.held_out), "training.jsonl": _lines(people.forget + people.retain),
         NAME: starter_toml(_GIVEN), "README.txt": _READ_ME,
     }  # fmt: skip
-    with staged_folder(folder) as stage:
+    with staged_folder(folder, advice="choose another name") as stage:
         for name, text in files.items():
             (stage / name).write_text(text, encoding="utf-8", newline="\n")
     return Path(folder)

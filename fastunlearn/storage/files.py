@@ -28,10 +28,14 @@ __all__ = [
 
 _MARGIN = 1 << 20  # bytes asked for above the content: directory entries, journals
 _OLD = ".old"
+_ADVICE = "choose another name, or pass overwrite=True"
 
 
-def refuse_existing(path: str | os.PathLike, *, overwrite: bool = False) -> Path:
-    """``path`` made absolute with links followed; to be called before any long computation.
+def refuse_existing(
+    path: str | os.PathLike, *, overwrite: bool = False, advice: str = "choose another name"
+) -> Path:
+    """``path`` made absolute with links followed; to be called before any long computation. ``advice``: what to do
+    where something is there, in the words of whoever asks (the option, the key).
 
     Raises OutputError where it is there already (unless ``overwrite``), where a file stands in the place of
     one of its parent folders, or where the nearest existing parent cannot be written to. With ``overwrite`` a
@@ -45,7 +49,7 @@ def refuse_existing(path: str | os.PathLike, *, overwrite: bool = False) -> Path
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be made: no permission to write in {parent}")
     if target.exists() and not overwrite:
-        raise OutputError(f"{path} is there already: choose another name, or allow overwriting")
+        raise OutputError(f"{path} is there already: {advice}")
     if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
         raise OutputError(f"{path} is not a model folder (no config.json): it is not replaced")
     return target
@@ -147,7 +151,7 @@ def write_tensors(
     """Writes one safetensors file, whole or not at all. Raises OutputError as :func:`staged_file`, and where
     ``path`` is there already (unless ``overwrite``)."""
     if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{path} is there already: choose another name, or allow overwriting")
+        raise OutputError(f"{path} is there already: {_ADVICE}")
     with staged_file(path, needed=sum(t.numel() * t.element_size() for t in tensors.values())) as file:
         save_file(tensors, file, metadata=metadata)
 
@@ -166,7 +170,9 @@ def write_json(path: str | os.PathLike, value: object) -> None:
 
 
 @contextlib.contextmanager
-def staged_folder(out: str | os.PathLike, *, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
+def staged_folder(
+    out: str | os.PathLike, *, overwrite: bool = False, needed: int = 0, advice: str = _ADVICE
+) -> Iterator[Path]:
     """A temporary sibling folder to fill; it becomes ``out`` when the block ends without an exception.
 
     ``needed``: bytes that must be free before anything is written. ``overwrite``: an existing ``out`` is
@@ -174,7 +180,7 @@ def staged_folder(out: str | os.PathLike, *, overwrite: bool = False, needed: in
     beside ``out`` with a name ending in ".old"). Raises OutputError as :func:`refuse_existing`, or where
     writing fails.
     """
-    target = refuse_existing(out, overwrite=overwrite)
+    target = refuse_existing(out, overwrite=overwrite, advice=advice)
     if target.is_file():
         raise OutputError(f"{out} is a file; give the name of a folder")
     with _writing(target):

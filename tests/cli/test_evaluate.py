@@ -110,6 +110,11 @@ def test_report_again_from_its_document(evaluate, command, make_model, tmp_path)
     assert evaluate("--model", make_model("m"))[0] == 0
     status, text, _ = command("report", tmp_path / "report" / "report.json", "--out", tmp_path / "again")
     assert status == 0 and "report.html" in text
+    line = ("report", tmp_path / "report" / "report.json", "--out", tmp_path / "again")
+    (tmp_path / "again" / "report.html").write_text("older")
+    status, _, err = command(*line)
+    assert status == 2 and "--overwrite" in err and (tmp_path / "again" / "report.html").read_text() == "older"
+    assert command(*line, "--overwrite")[0] == 0
     for name in ("report.json", "report.html"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
 

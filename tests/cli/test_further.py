@@ -40,7 +40,7 @@ def test_metrics_and_attacks_in_the_report(evaluate, document, records, tmp_path
         row |= {"perturbed_answer": [" oslo", " lima"], "paraphrased_question": f"lives in {name}"}
     Path(records["forget"]).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (tmp_path / "fresh.txt").write_text("anna lives in oslo\nlives in bern\n")
-    options = ("--metrics", "all", "--attacks", "all", "--set", f"fresh={tmp_path / 'fresh.txt'}")
+    options = ("--metrics", "all", "--attacks", "all", "--more-records", f"fresh={tmp_path / 'fresh.txt'}")
     status, text, err = evaluate(*options, *FAST)
     assert status == 0, err
     found = document()
@@ -85,9 +85,9 @@ def test_nothing_further_without_the_options(evaluate, document):
         (("--attacks", "sample", "--attack-set", "draws=3"), "must be of the form ATTACK.KEY=VALUE"),
         (("--attacks", "sample", "--attack-set", "smple.draws=3"), "--attack-set: 'smple' is not known"),
         (("--attacks", "sample", "--attack-set", "sample.drws=3"), "has no setting drws"),
-        (("--set", "fresh=x.txt"), "add --metrics all"),
-        (("--metrics", "all", "--set", "retain=x.txt"), "a name of its own"),
-        (("--metrics", "all", "--set", "fresh=missing.txt"), "missing.txt"),
+        (("--more-records", "fresh=x.txt"), "add --metrics all"),
+        (("--metrics", "all", "--more-records", "retain=x.txt"), "a name of its own"),
+        (("--metrics", "all", "--more-records", "fresh=missing.txt"), "missing.txt"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(evaluate, tmp_path, options, word):

@@ -9,9 +9,10 @@ import warnings
 
 import pytest
 
+import fastunlearn
 from fastunlearn.cli import info as info_command
 from fastunlearn.cli import main as main_module
-from fastunlearn.errors import OutputError
+from fastunlearn.errors import InvalidInputError, OutputError
 
 COMMANDS = [
     "info", "methods", "train", "unlearn", "evaluate", "keep-fisher", "report", "sweep", "demo", "new", "plan",
@@ -61,6 +62,15 @@ def test_named_error_is_one_line_on_stderr_and_status_2(command, monkeypatch):
     assert command("info") == (2, "", "fastunlearn: error: no space left here\n")
 
 
+def test_version(command):
+    assert command("--version") == (0, f"fastunlearn {fastunlearn.__version__}\n", "")
+
+
+def test_debug_goes_with_the_actions_of_requests(command, tmp_path):
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        command("requests", "list", "--debug", "--config", tmp_path)
+
+
 @pytest.mark.parametrize("arguments", [("--debug", "info"), ("info", "--debug")])
 def test_debug_shows_where_the_error_came_from(command, monkeypatch, arguments):
     monkeypatch.setattr(info_command, "run", failing(OutputError("no space")))
@@ -78,6 +88,20 @@ def test_ctrl_c_is_status_130_and_one_line(command, monkeypatch):
     monkeypatch.setattr(info_command, "run", failing(KeyboardInterrupt()))
     status, out, err = command("info")
     assert (status, out, err) == (130, "", "fastunlearn: stopped by Ctrl-C\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        (("train", "--data", "x.jsonl", "--out"), "add --overwrite"),
+        (("unlearn", "--model", "m", "--forget", "x.jsonl", "--out"), "add --overwrite"),
+        (("new",), "choose another name"),
+    ],
+)
+def test_what_is_in_the_way_is_named_with_a_way_out(command, tmp_path, line, advice):
+    (tmp_path / "there").mkdir()
+    status, _, err = command(*line, tmp_path / "there")
+    assert status == 2 and "is there already" in err and err.endswith(f"{advice}\n") and "allow overwriting" not in err
 
 
 def test_warnings_are_one_plain_line(command, monkeypatch):

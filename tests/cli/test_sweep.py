@@ -40,6 +40,16 @@ def test_a_sweep(sweep, make_model, tmp_path):
     assert (tmp_path / "sweep" / "sweep.json").read_bytes() == before
 
 
+def test_the_folder_is_looked_at_before_anything_is_computed(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastunlearn.evaluation.sweep.sweep", lambda *_args, **_options: pytest.fail("it ran"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    for out, words in (("full", "holds no sweep"), ("full/mine.txt", "mine.txt is a file")):
+        status, _, err = sweep(out=out)
+        assert status == 2 and words in err and err.count("\n") == 1
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

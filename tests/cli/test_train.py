@@ -54,7 +54,7 @@ def test_tokenizer_of_another_model(command, records, tmp_path):
     ("options", "word"),
     [(("--heads", 3), "--heads 3"), (("--layers", 0), "--layers"), (("--context", 1), "--context"),
      (("--steps", 0), "steps"), (("--batch-size", 0), "batch_size"), (("--vocab-size", 3), "vocab_size"),
-     (("--device", "warp"), "device='warp'"), (("--context", 3), "record 1 of data"),
+     (("--device", "warp"), "device='warp'"), (("--context", 3), "record, or raise --context"),
      (("--data", "nowhere.jsonl"), "nowhere.jsonl")],
 )  # fmt: skip
 def test_wrong_options_are_one_line_and_leave_nothing(command, records, tmp_path, options, word):

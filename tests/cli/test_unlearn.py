@@ -154,6 +154,13 @@ def test_demo(command, monkeypatch, tmp_path):
     status, text, _ = command("demo", "--out", tmp_path, "--seed", 3)
     assert status == 0 and made == [(str(tmp_path), 3)]
     assert text.splitlines()[0] == "It has a." and "report.html" in text
+    (tmp_path / "report.json").write_text("{}")
+    status, _, err = command("demo", "--out", tmp_path)
+    assert status == 2 and "--overwrite" in err and len(made) == 1
+    assert command("demo", "--out", tmp_path, "--overwrite")[0] == 0 and len(made) == 2
+    (tmp_path / "file").write_text("x")
+    status, _, err = command("demo", "--out", tmp_path / "file" / "demo")
+    assert status == 2 and "is a file" in err and len(made) == 2
 
 
 def test_keep_fisher_passes_only_what_is_given(command, calls, records, make_model, tmp_path):

@@ -121,7 +121,7 @@ def test_text_column_of_json(write):
         ),
         ("a.jsonl", '{"question": " ", "answer": "zanzibar"}', "a.jsonl line 1: question is empty"),
         ("a.jsonl", '{"question": "zanzibar", "answer": " "}', "a.jsonl line 1: completion is empty"),
-        ("a.jsonl", '{"prompt": "zanzibar"}', "line 1: needs the columns prompt + completion, or"),
+        ("a.jsonl", '{"prompt": "zanzibar"}', "or text: rename one to text (from Python: text_column=NAME"),
         ("a.jsonl", '{"text": "zanzibar \\ud800"}', "line 1: completion holds half of a surrogate pair"),
         ("a.txt", b"one\nzanzibar \xff\n", "a.txt line 2: not UTF-8 text"),
         ("a.csv", "zanzibar,b\n", "a.csv line 1: no header with the columns"),
@@ -197,14 +197,34 @@ def test_a_folder_of_files_leaves_no_copy_in_the_cache(datasets, tmp_path):
     assert "split='test'" in refused(folder, split="test")
 
 
+def test_nothing_is_asked_of_the_hub_without_its_prefix(datasets, monkeypatch, tmp_path):
+    """A mistyped file name would be the name of a file of personal data."""
+    asked = []
+
+    def load_dataset(name, **_options):
+        asked.append(name)
+        return [{"text": "one"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("mira-bell", "people/mira-bell", tmp_path / "mira-bell"):
+        said = refused(name)
+        assert f"there is no file or folder {name}; for a data set of the Hub write hub:{name}" in said
+    assert asked == []
+    assert load_records("hub:people/mira-bell.json") == [Record("", "one")] and asked == ["people/mira-bell.json"]
+
+
+def test_a_name_that_the_hub_does_not_have(datasets):
+    assert "'no/such' is not a data set of the Hub that" in refused("hub:no/such")
+
+
 def test_a_folder_that_holds_no_data(datasets, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "is neither a file" in refused(tmp_path / "empty")
+    assert "is not a folder that" in refused(tmp_path / "empty")
     script = tmp_path / "script"
     script.mkdir()
     ran = tmp_path / "ran"
     (script / "script.py").write_text(f"open({str(ran)!r}, 'w')\n")
-    assert "is neither a file" in refused(script)
+    assert "is not a folder that" in refused(script)
     assert not ran.exists()
 
 

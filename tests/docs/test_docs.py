@@ -24,10 +24,10 @@ def fenced(kind: str, document: str = "README.md") -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    """Every fastunlearn command of the README, without the program's name."""
-    lines = [shlex.split(line, comments=True) for block in fenced("sh") for line in block.splitlines()]
-    return [line[1:] for line in lines if line and line[0] == "fastunlearn"]
+def commands(block: str) -> list[list[str]]:
+    """The lines of a block that a test can run: ``fastunlearn ...`` and ``cd FOLDER``, as words."""
+    lines = [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and line[0] in ("fastunlearn", "cd")]
 
 
 @pytest.fixture
@@ -53,9 +53,23 @@ def test_files_named_in_the_text_are_there(path):
         assert any((folder / name).exists() for folder in folders), f"{path.name} names {name}"
 
 
+def test_the_auditors_steps_begin_their_lines():
+    """A step that a reflowed paragraph has swallowed is no step any more."""
+    text = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8").split("## For auditors")[1]
+    assert re.findall(r"^(\d)\. ", text, flags=re.MULTILINE) == ["1", "2", "3", "4", "5"]
+
+
+def test_nobody_is_told_to_install_what_is_not_released():
+    """``pip install 'fastunlearn[...]'`` would look for the name on PyPI, where it is not this project's."""
+    sources = [path for folder in ("fastunlearn", "examples") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*DOCUMENTS, *sources]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"fastunlearn\[|pip install '?fastunlearn", text), path
+
+
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(files, capsys):
-    found = commands()
+    found = [line[1:] for block in fenced("sh") if "fastunlearn new" not in block for line in commands(block)]
     assert {line[0] for line in found} >= {"train", "unlearn", "evaluate", "keep-fisher", "report", "methods", "info"}
     found.sort(key=lambda line: line[0] == "info")  # the install section names it first; the order of the rest stays
     for line in found:

@@ -214,7 +214,8 @@ def test_what_is_missing_for_a_recomputation_is_named(evidence, hands):
         found = verify(evidence, **hands, records=some, recompute=True)["update"]
         assert found.passed is False and option in found.says
     del hands["before"]
-    assert "--before" in verify(evidence, **hands, records=whole, recompute=True)["update"].says
+    with pytest.raises(InvalidInputError, match="not checked: --before is missing"):
+        verify(evidence, **hands, records=whole, recompute=True)
     assert verify(evidence, salts=hands["salts"])["records"].passed is False
 
 
@@ -264,8 +265,8 @@ def test_wrong_arguments_of_the_command_are_errors(evidence, files, capsys, tmp_
 
 
 def test_the_commands_that_auditors_are_told_work(evidence, finished, files, hands, tmp_path, monkeypatch, capsys):
-    for name in ("before", "after"):
-        shutil.copytree(finished.place / name, tmp_path / name)
+    for name, as_told in (("before", "original"), ("after", "after")):
+        shutil.copytree(finished.place / name, tmp_path / as_told)
     shutil.copy(hands["salts"], tmp_path / "salts.json")
     shutil.copy(finished.public, tmp_path / "owner.pem")
     monkeypatch.chdir(tmp_path)

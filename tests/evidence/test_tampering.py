@@ -237,7 +237,7 @@ def test_the_log_of_another_run_is_found(evidence, finished, tmp_path):
 
 def test_a_replayed_folder_of_another_run_is_found_by_its_identifier(evidence, finished):
     said = failed(evidence, public_key=finished.public, run="run-8")
-    assert "this is the run run-7, not run-8: another folder was put in its place" in said
+    assert "of run run-7, not of run-8: it is another run's folder, or the identifier is mistyped" in said
 
 
 @pytest.mark.parametrize(("folder", "message"), [

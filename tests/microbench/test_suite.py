@@ -89,6 +89,13 @@ def test_bad_arguments_are_named(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
+def test_a_record_that_cannot_be_written_is_told_before_anything_is_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "run", lambda *_args: pytest.fail("it ran"))
+    (tmp_path / "file").write_text("x")
+    assert main(["bench", *TINY, "--out", str(tmp_path / "file" / "record.json")]) == 2
+    assert "file is a file" in capsys.readouterr().err
+
+
 def test_an_unknown_request_is_refused():
     with pytest.raises(InvalidInputError, match="rounds"):
         suite.Request(rounds=0)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastunlearn.errors import InvalidInputError, OutputError, UnknownMethodError
-from fastunlearn.production.config import check_method, load_config, make_config, method_settings
+from fastunlearn.production import job
+from fastunlearn.production.config import NAME, check_method, load_config, make_config, method_settings
 from fastunlearn.production.documentation import page, starter_toml, toml_value
 from fastunlearn.production.schema import SECTIONS
 from fastunlearn.production.starter import new_folder
@@ -76,6 +77,14 @@ def test_everything_arrives_and_paths_are_the_files(tmp_path):
     assert method_settings(config) == {"kl_budget": None, "steps": 3}
     assert check_method(config).kl_budget is None and check_method(config).steps == 3
     assert config.to_dict()["method"]["parameters"] == ["*.mlp.*"]
+
+
+def test_a_data_set_of_the_hub_is_no_path(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(job, "load_records", lambda source: seen.append(source) or [])
+    config = make_config({**LEAST, "data": {"forget": "hub:people/mira", "retain": "r.csv"}}, tmp_path / NAME)
+    assert [job.read_set(config, name) for name in ("forget", "retain")] == [[], []]
+    assert seen == ["hub:people/mira", tmp_path / "r.csv"]
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_two_runs_one_after_the_other(two, capsys):
     held = json.loads((place / "evidence-0002" / "requests.json").read_text())
     assert [one["id"] for one in held["requests"]] == ["R-3"]
     capsys.readouterr()
-    for line, words in ((["list"], ["R-1", "R-3", "evidence-0002"]), (["status", "R-2"], ["done", "evidence-0001"])):
+    run_id = json.loads((place / "after-0001" / "unlearning.json").read_text())["run"]
+    proof = ["done", "evidence-0001", f"Run identifier: {run_id}"]
+    for line, words in ((["list"], ["R-1", "R-3", "evidence-0002"]), (["status", "R-2"], proof)):
         assert main(["requests", *line]) == 0
         shown = capsys.readouterr().out
         assert all(word in shown for word in words)

@@ -56,6 +56,16 @@ def test_a_model_that_had_not_learnt_tells_nothing():
     assert not verdict.go and failing(verdict) == [] and "raise pilot.steps" in verdict.reasons[-1]
 
 
+@pytest.mark.parametrize(("key", "more"), [("model.folder", ""), ("pilot.base", 'base = "nowhere"\n')])
+def test_without_a_model_the_key_is_named(place, capsys, key, more):
+    if not more:
+        (place / "original").rename(place / "nowhere-else")
+    path = place / "fastunlearn.toml"
+    path.write_text(path.read_text().replace("[pilot]\n", f"[pilot]\n{more}"))
+    assert main(["pilot", "--quiet"]) == 2
+    assert f"fastunlearn.toml: {key}: there is no folder" in capsys.readouterr().err
+
+
 def test_hours():
     config = make_config({"model": {"folder": "m"}, "pilot": {"max_hours": 2.0}})
     assert decide(BEFORE, metrics(0.1, 0.97), REFERENCES, config, 1.9).go

@@ -131,7 +131,8 @@ def test_taken_up_after_the_steps(place, monkeypatch, where):
 def test_it_overwrites_nothing(place, name):
     (place / name).mkdir()
     (place / name / "mine").write_text("x")
-    with pytest.raises(OutputError, match="there already"):
+    key = {"after": "model.out", "evidence": "evidence.folder"}[name]
+    with pytest.raises(OutputError, match=f"there already: move it away, or set another {key} in fastunlearn.toml"):
         run_job(job(place))
     assert names(place) == BEFORE | {name} and (place / name / "mine").read_text() == "x"
 
@@ -267,11 +268,16 @@ def test_methods_without_a_state_start_again(place, stop_at_step):
 
 def test_the_command_line(place, capsys):
     assert main(["unlearn", "--config", ".", "--quiet"]) == 0
-    assert "Evidence: " in capsys.readouterr().out
-    assert json.loads((place / "after" / "unlearning.json").read_text())["method"] == "fisher-removal"
+    out, account = capsys.readouterr().out, json.loads((place / "after" / "unlearning.json").read_text())
+    assert "Evidence: " in out and f"Run identifier: {account['run']} " in out
+    assert account["method"] == "fisher-removal" and verify(place / "evidence", run=account["run"]).passed
     for line, word in (
         (["--config", ".", "--model", "x"], "leave out --model"),
         (["--config", ".", "--set", "steps=1"], "leave out --set"),
+        (["--config", ".", "--method", "newton"], "leave out --method (set method.name in fastunlearn.toml)"),
+        (["--config", ".", "--seed", "0", "--device", "cpu"], "leave out --seed, --device (set method.seed, model."),
+        (["--config", ".", "--memory", "5GB"], "leave out --memory"),
+        (["--config", ".", "--trust-remote-code", "--truncate"], "leave out --truncate, --trust-remote-code"),
         (["--dry-run", "--model", "m", "--forget", "f", "--out", "o"], "--dry-run goes with --config"),
         (["--model", "m"], "--forget, --out needed"),
         (["--config", "."], "there already"),

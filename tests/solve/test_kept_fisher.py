@@ -64,7 +64,7 @@ def test_saved_and_loaded_bit_for_bit(tiny_gpt2, tmp_path):
     assert torch.equal(loaded.core, kept.core) and list(loaded.vectors) == list(kept.vectors)
     assert all(torch.equal(loaded.vectors[name], kept.vectors[name]) for name in kept.vectors)
     assert (loaded.damping, loaded.samples, loaded.kind) == (kept.damping, kept.samples, kept.kind)
-    with pytest.raises(OutputError, match="there already"):
+    with pytest.raises(OutputError, match="there already: choose another name, or pass overwrite=True"):
         kept.save(path)
 
 

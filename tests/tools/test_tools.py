@@ -42,7 +42,7 @@ def test_the_page_of_mutants_counts_them():
 
 
 def test_a_file_out_of_style_is_named(tmp_path):
-    pytest.importorskip("clang_format", reason="pip install 'fastunlearn[lint]'")
+    pytest.importorskip("clang_format", reason="make lint installs it")
     wrong = ROOT / "csrc" / "cpu" / "_style_probe.h"
     try:
         wrong.write_text("inline int  f( ){return 1;}\n")
@@ -54,7 +54,7 @@ def test_a_file_out_of_style_is_named(tmp_path):
 
 
 def test_every_native_source_is_in_style():
-    pytest.importorskip("clang_format", reason="pip install 'fastunlearn[lint]'")
+    pytest.importorskip("clang_format", reason="make lint installs it")
     format_check = tool("format_check")
     assert len(format_check.sources()) > 80
     wrong = [p for p in format_check.sources() if format_check.formatted(p) != p.read_text(encoding="utf-8")]
@@ -89,7 +89,7 @@ def test_a_finding_of_clang_tidy_fails(tmp_path, monkeypatch):
 
 
 def test_links_of_the_site():
-    pytest.importorskip("mkdocs", reason="pip install 'fastunlearn[docs]'")
+    pytest.importorskip("mkdocs", reason="make docs installs it")
     turned = tool("mkdocs_hooks").turned
     assert turned("[a](docs/dual.md)", "README.md", "index.md") == "[a](dual.md)"
     assert turned("[a](../csrc/README.md)", "docs/architecture.md", "architecture.md") == "[a](csrc.md)"

@@ -42,7 +42,7 @@ def _stats():
         from scipy import stats
     except ImportError:
         raise InvalidInputError(
-            "this metric needs SciPy, which is not installed: pip install 'fastunlearn[scipy]', or leave it out"
+            "this metric needs SciPy, which is not installed: pip install scipy, or leave it out"
         ) from None
     return stats
 

@@ -19,7 +19,7 @@ found["kl"]["retain"]    # {"value": ..., "low": ..., "high": ...}
 `sets` holds encoded records by name: `forget`, and where there are any `retain`, `held_out` (like forget, but never
 trained on), `fresh` (other prompts). A metric of one set is measured on each of them. Without names all metrics are
 taken whose needs are met. On the command line: `fastunlearn evaluate --metrics all`, or names with commas between, and
-`--set fresh=prompts.txt` for further sets; the report then has a table of them.
+`--more-records fresh=prompts.txt` for further sets; the report then has a table of them.
 
 *Better* holds on kept data. On forgotten data every metric should be as the retrained model's, no lower and no higher.
 Every value has a 95 % interval by the percentile bootstrap over records, seeded: it speaks of the chance of the
