@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from unittest import mock
 
@@ -165,15 +165,33 @@ def check_sample_space(record: Record, device: str, backend: str, toy: bool) -> 
     ]
     jobs += [(f"low-rank apply {size} {dtype}", cases.check_low_rank_apply, (dtype, size))
              for size, dtype in itertools.product(cases.BLOCKS, stored)]  # fmt: skip
-    jobs += [
-        (f"weighted gradient {size}{'' if weighted else ', no weights'} {dtype}", cases.check_weighted_gradient,
-         (dtype, size, weighted, True))
-        for size, dtype, weighted in itertools.product(cases.GRADIENTS, DTYPES, (True, False))
-    ]  # fmt: skip
     jobs += [(f"small Cholesky {size} {dtype}", cases.check_small_cholesky, (dtype, size))
              for size, dtype in itertools.product(cases.SYSTEMS, (torch.float32, torch.float64))]  # fmt: skip
     for title, run, arguments in jobs:
         record.run(title, partial(_asserted, record, title, run, (*arguments, *place)))
+    for one in (backend, "triton") if device == "cuda" else (backend,):
+        for number in choices("products", one):
+            for title, run, arguments in _weighted():
+                title = f"weighted gradient, {one}, candidate {number}: {title}"
+                record.run(title, partial(_chosen, record, title, run, (*arguments, one, device), number))
+
+
+def _weighted() -> Iterator[tuple[str, Callable, tuple]]:
+    """Shapes with weights and without, those of a solve, and products outside of float16's range."""
+    cases = sample_space_cases
+    for size, dtype, weighted in itertools.product(cases.GRADIENTS, DTYPES, (True, False)):
+        title = f"{size}{'' if weighted else ', no weights'} {dtype}"
+        yield title, cases.check_weighted_gradient, (dtype, size, weighted, True)
+    for dtype in DTYPES:
+        yield f"weights of a solve {dtype}", cases.check_weights_of_a_solve, (dtype,)
+    if torch.float16 in DTYPES:
+        for size, weight in ((1.0, 1e5), (1e-3, 1e-5)):
+            yield f"adjoints {size}, weights {weight}", cases.check_range_of_weights, (size, weight)
+
+
+def _chosen(record: Record, title: str, run: Callable, arguments: tuple, number: int) -> None:
+    with forced(number, arguments[-2]):
+        _asserted(record, title, run, arguments)
 
 
 def _gram(record: Record, title: str, dtype, number: int, backend: str, device: str, toy: bool) -> None:

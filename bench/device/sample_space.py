@@ -70,7 +70,11 @@ def weighted(bench: Bench) -> list:
         def plain():
             out.add_((g * w[:, None]).to(g.dtype).mT @ x)
 
-        for name, run in (("fastunlearn", functools.partial(weighted_gradient, x, g, w, out)), ("torch", plain)):
+        ours = {
+            f"fastunlearn: {name}": functools.partial(weighted_gradient, x, g, w, out, backend=backend)
+            for name, backend in (KERNELS if x.is_cuda else {"reference": "reference"}).items()
+        }
+        for name, run in (*ours.items(), ("torch, rounded once", plain)):
             case["ways"][name] = bench.measure(run)
             bench.share_of_product_rate(case["ways"][name], 2 * tokens * d_in * d_out)
             yield
