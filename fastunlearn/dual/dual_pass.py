@@ -24,6 +24,7 @@ from .modules import ModuleRules
 from .patches import replaced_forwards
 from .rotary import RotaryRules
 from .rules.output_layer import DeferredLoss, Head, weighted_tokens
+from .tokens import only_tokens, spread
 from .values import Dual
 
 __all__ = ["DualPass", "Result", "loss_of"]
@@ -110,10 +111,9 @@ class DualPass:
         mode = self._mode(tangents, None)
         with self._prepared(mode):
             self._forward(mode, batch)
-        losses, labels = _only_tokens(mode)
+        losses, labels = only_tokens(mode, batch)
         nll, nll_t = losses.forward() if isinstance(losses, Head) else (losses.primal, losses.tangent)
-        rows = _rows(batch)
-        return nll.view(rows, -1), nll_t.view(nll_t.shape[0], rows, -1), labels.view(rows, -1)
+        return nll.view(labels.shape), nll_t.view(len(nll_t), *labels.shape), labels
 
     def weighted_gradient(self, batch: Any, token_weights: Tensor, out: Mapping[str, Tensor]) -> Result:
         """``out[name] += gradient of sum_n c_n nll_n`` for each of the K vectors of weights c.
@@ -125,8 +125,8 @@ class DualPass:
         mode = self._mode(None, out)
         with self._prepared(mode):
             self._forward(mode, batch)
-            losses, labels = _only_tokens(mode)
-            h = _spread(token_weights, (count,), batch, labels)
+            losses, labels = only_tokens(mode, batch)
+            h = spread(token_weights, (count,), labels)
             with torch.no_grad():
                 if isinstance(losses, Head):
                     nll = losses.one_stream(h)
@@ -153,8 +153,8 @@ class DualPass:
             loss = self._forward(mode, batch)
             with torch.no_grad():
                 if token_weights is not None:
-                    losses, labels = _only_tokens(mode)
-                    loss = weighted_tokens(mode, losses, _spread(token_weights, (), batch, labels))
+                    losses, labels = only_tokens(mode, batch)
+                    loss = weighted_tokens(mode, losses, spread(token_weights, (), labels))
                 if isinstance(loss.pending, DeferredLoss):
                     value, tangent = loss.pending.finish(mode, weight)
                 else:
@@ -201,32 +201,6 @@ class DualPass:
         if mode.tape is not None:
             with torch.no_grad():
                 mode.tape.reverse()
-
-
-def _only_tokens(mode: DualMode) -> tuple[Any, Tensor]:
-    if len(mode.tokens) != 1:
-        raise InvalidInputError(
-            f"loss: single tokens are seen in its one call of F.cross_entropy; it has {len(mode.tokens)} calls"
-        )
-    return mode.tokens[0]
-
-
-def _spread(token_weights: Tensor, lead: tuple[int, ...], batch: Any, labels: Tensor) -> Tensor:
-    """Weights that broadcast to (*lead, B, S'), as (*lead, N)."""
-    rows = _rows(batch)
-    wanted = (*lead, rows, labels.numel() // rows)
-    try:
-        return token_weights.expand(wanted).reshape(*lead, -1)
-    except RuntimeError as error:
-        raise InvalidInputError(
-            f"token_weights: shape {tuple(token_weights.shape)} does not broadcast to {wanted} (see token_jvp)"
-        ) from error
-
-
-def _rows(batch: Any) -> int:
-    """The number of sequences in a batch."""
-    values = batch.values() if isinstance(batch, Mapping) else [batch]
-    return next((v.shape[0] for v in values if isinstance(v, Tensor) and v.ndim >= 2), 1)
 
 
 def _seed(loss: Dual, mode: DualMode, weight: float) -> None:
