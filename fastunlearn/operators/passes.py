@@ -13,6 +13,7 @@ from fastunlearn.errors import InvalidInputError
 from fastunlearn.resources import trim
 
 from .capture import token_losses
+from .forward import arguments
 from .gemm import FastLinears
 from .head import head_backward, plain_head, plain_losses
 from .losses import negative_log_likelihood
@@ -45,7 +46,7 @@ class HeadInputs:
     def rows(self, part) -> tuple[Tensor, Tensor, Tensor]:
         """x (n, d) with its graph, labels (n,) and the row of the batch (n,) of each."""
         batch = make_batch(self.model, part, self.pad)
-        labels = batch.pop("labels")[:, 1:]
+        labels = batch["labels"][:, 1:]
         seen = []
 
         def stop(_module, args):
@@ -55,7 +56,7 @@ class HeadInputs:
         handle = self.head.register_forward_pre_hook(stop)
         try:
             with suppress(_Stop):
-                self.model(**batch, use_cache=False)
+                self.model(**arguments(self.model, batch))
         finally:
             handle.remove()
         chosen = labels != -100

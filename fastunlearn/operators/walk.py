@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fastunlearn.resources import trim
 
 from .capture import Calls, Collector, record_calls
+from .forward import arguments
 from .gemm import FastLinears
 from .head import HeadSource, head_backward, plain_head
 from .losses import negative_log_likelihood
@@ -105,9 +106,7 @@ class LayerWalk:
         return set(seen[last + 1 :])
 
     def _inputs(self, part: Sequence[Sample]) -> dict[str, Tensor]:
-        batch = make_batch(self.model, part, self.pad)
-        batch.pop("labels")
-        return {**batch, "use_cache": False}
+        return arguments(self.model, make_batch(self.model, part, self.pad))
 
     def _batches(self) -> Iterator[tuple[int, Sequence[Sample]]]:
         for start in range(0, len(self.samples), self.batch_size):
