@@ -60,8 +60,8 @@ def logits_in(output: Any, shape: torch.Size) -> Tensor:
         )
     if found.shape[:2] != shape:
         raise InvalidInputError(
-            f"model: it gives logits for {tuple(found.shape[:2])} (samples, tokens), and the batch has {tuple(shape)}. A "
-            f"prompt in front of the tokens (prompt tuning, P-tuning) is not supported here: use fu.Fisher with first "
-            f"labels of -100, or adapters that add no tokens, such as LoRA"
+            f"model: it gives logits for {tuple(found.shape[:2])} (samples, tokens), and the batch has {tuple(shape)}: "
+            f"a prompt in front of the tokens (prompt tuning, P-tuning) is not supported here: use fu.Fisher with "
+            f"first labels of -100, or adapters that add no tokens, such as LoRA"
         )
     return found
