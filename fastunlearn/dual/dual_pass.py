@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 
+from fastunlearn._threads import PASS
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._recording import recording
 
@@ -170,7 +172,12 @@ class DualPass:
 
     @contextmanager
     def _prepared(self, mode: DualMode) -> Iterator[None]:
-        """The model with the pass's own forward functions; all comes back afterwards."""
+        """The model with the pass's own forward functions; all comes back afterwards. One pass at a time."""
+        if any(isinstance(one, DualMode) for one in _get_current_function_mode_stack()):
+            raise InvalidInputError(
+                "loss: it makes a product or gradient by fastunlearn itself, whose values this pass would take for its "
+                "own: compute that first, outside of the loss"
+            )
         policy = BlockPolicy(len(self._blocks), self._kept_bytes(mode))
         around = self._reversing
         contexts = [nullcontext if around is None else partial(around, block) for block in self._blocks]
@@ -178,8 +185,8 @@ class DualPass:
             (block, lambda own, i=i: block_forward(mode, own, i, policy, contexts[i]))
             for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
-        forwards, rotary = replaced_forwards(replacements), self._rotary.replaced(mode)
-        with _without_cache(self.model), forwards, rotary, followed_functions(mode):
+        forwards, rotary = replaced_forwards(mode, replacements), self._rotary.replaced(mode)
+        with PASS, _without_cache(self.model), forwards, rotary, followed_functions(mode):
             yield
 
     def _kept_bytes(self, mode: DualMode) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastunlearn._threads import of_this_thread
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.resources import trim
 
@@ -53,7 +54,7 @@ class HeadInputs:
             seen.append(args[0])
             raise _Stop
 
-        handle = self.head.register_forward_pre_hook(stop)
+        handle = self.head.register_forward_pre_hook(of_this_thread(stop))
         try:
             with suppress(_Stop):
                 self.model(**arguments(self.model, batch))

@@ -57,7 +57,7 @@ class LowRankFisher(FisherParts):
     ``batches``: mappings as the model takes them, with ``input_ids`` and ``labels`` (B, T) int64, or encoded samples;
     each row is a sample. ``damping``: above 0, in squared nats per squared unit of the weights. ``blocks``: curvature
     between them counts as zero: "model" (one block), "layer", "tensor", or a number of weights (WoodFisher's blocks: G
-    is stored then, as ``storage`` "float32", "bfloat16" or "int8", in memory or in the file ``path``, which must be new).
+    is stored then, as ``storage`` "float32", "bfloat16" or "int8", in memory or in a new file ``path``).
 
     ``kind``: "empirical" takes the samples' own labels; "sampled" labels drawn from the model (its mean is the true
     Fisher, which is the Gauss-Newton matrix of cross-entropy); "ggn" that matrix exactly, V rows for each target
