@@ -15,8 +15,9 @@ __all__ = ["as_it_is", "cast", "without"]
 
 def without(device: torch.device | None) -> AbstractContextManager:
     """No autocast, for what runs in dtypes of its own."""
-    off = device is None or not torch.is_autocast_enabled(device.type)
-    return nullcontext() if off else torch.autocast(device.type, enabled=False)
+    if device is None or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def as_it_is(device: torch.device | None) -> Callable[[], AbstractContextManager]:

@@ -237,6 +237,6 @@ class LowRankFisher(FisherParts):
         if isinstance(self._fisher, FixedBlocksFisher):
             self._fisher.explicit.stored.close()
         self._rows = self._fisher = None
-        unused = self._state is None or type(self.blocks) is int  # a file that no pass has written is not ours
-        for file in () if unused else (self._state, f"{os.fspath(self._state)}.gradient"):
+        state = None if type(self.blocks) is int else self._state  # a file that no pass has written is not ours
+        for file in () if state is None else (state, f"{os.fspath(state)}.gradient"):
             Path(file).unlink(missing_ok=True)
