@@ -7,7 +7,7 @@ functions, GELU and the norms are replaced by fastunlearn's pairs, which have al
     with fu.accelerated():                       # for whatever runs in this block
         loss = model(**batch).loss
     fu.accelerate(model)                         # for this model, until undo()
-    with fu.accelerate(model): ...               # the same, undone at the end
+    with fu.accelerate(model): ...               # the same, undone at the end; so end with the backward
 
 An embedding's padding row is a constant in forward mode too, as it is in PyTorch's gradient, so all routes agree.
 
@@ -24,6 +24,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 from fastunlearn.errors import InvalidInputError
 
@@ -31,6 +32,10 @@ from .functions import AcceleratedMode
 from .modules import replacement_of
 
 __all__ = ["Accelerated", "accelerate", "accelerated"]
+
+
+#: Modules that call none of the functions that are replaced.
+_PLAIN = (nn.Linear, nn.Dropout, nn.Identity, nn.ModuleList, nn.ModuleDict)
 
 
 def accelerated() -> AcceleratedMode:
@@ -65,7 +70,8 @@ class Accelerated:
 def accelerate(model: nn.Module) -> Accelerated:
     """Makes ``model`` twice differentiable and fused for any tool, until ``undo()`` or the end of a ``with`` block.
 
-    Every forward of the model runs inside :func:`accelerated`; and modules that are written out of small pieces but
+    Every forward of the model, and of each of its parts that checkpointing may run again, runs inside
+    :func:`accelerated`; and modules that are written out of small pieces but
     are an RMSNorm or a GELU (checked on a random input against their own code) are replaced as a whole. Weights, names
     and the class stay. Raises InvalidInputError where ``model`` is no module, is accelerated already, or has a forward
     of its own in the instance (then use :func:`accelerated` around the call).
@@ -79,7 +85,11 @@ def accelerate(model: nn.Module) -> Accelerated:
         )
     handle = Accelerated(model, [])
     for name, module in model.named_modules():
-        found = None if module is model or "forward" in module.__dict__ else replacement_of(module)
+        if module is model or "forward" in module.__dict__:
+            continue
+        found = replacement_of(module)
+        if found is None and not isinstance(module, _PLAIN):
+            found = _inside(type(module).forward)  # checkpointing runs it once more in the backward, by itself
         if found is not None:
             module.__dict__["forward"] = types.MethodType(found, module)
             handle.replaced.append(name)
@@ -89,10 +99,12 @@ def accelerate(model: nn.Module) -> Accelerated:
 
 
 def _inside(forward: Callable) -> Callable:
-    """``forward`` in the mode. Bound as a method, so that a deep copy of the model has its own."""
+    """``forward`` in the mode, where it is not on. Bound as a method, so that a deep copy of the model has its own."""
 
     @functools.wraps(forward)
     def run(self: nn.Module, *args: object, **kwargs: object) -> object:
+        if any(type(mode) is AcceleratedMode for mode in _get_current_function_mode_stack()):
+            return forward(self, *args, **kwargs)
         with AcceleratedMode():
             return forward(self, *args, **kwargs)
 

@@ -18,6 +18,7 @@ from fastunlearn.ops.attention import AttentionSpec
 from fastunlearn.ops.attention.autograd import attention
 from fastunlearn.ops.norm.autograd import layer_norm, rms_norm
 
+from .autocast import as_it_is, cast, without
 from .losses import cross_entropy, log_softmax
 
 __all__ = ["AcceleratedMode"]
@@ -119,6 +120,16 @@ _TABLE: dict[Callable, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
 }
+# How autocast's dtype of each is found out: a call on x (1, 1, 1, 8). Of an embedding it leaves the weight alone.
+_SAMPLES: dict[Callable, Callable[[Callable, Tensor], Tensor]] = {
+    _attention: lambda own, x: own(x, x, x),
+    _cross_entropy: lambda own, x: own(x[0, 0], torch.zeros(1, dtype=torch.int64, device=x.device)),
+    _log_softmax: lambda own, x: own(x, -1),
+    _silu: lambda own, x: own(x),
+    _gelu: lambda own, x: own(x),
+    _layer_norm: lambda own, x: own(x, (8,)),
+    _rms_norm: lambda own, x: own(x, (8,)),
+}
 _SIGNATURES = {function: inspect.signature(function) for function in set(_TABLE.values())}
 
 
@@ -131,11 +142,18 @@ class AcceleratedMode(TorchFunctionMode):
         if replacement is None:
             return func(*args, **kwargs)
 
+        device = next((v.device for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        casting = as_it_is(device)
+
         def own() -> Tensor:
-            return func(*args, **kwargs)
+            with casting():
+                return func(*args, **kwargs)
 
         try:
-            _SIGNATURES[replacement].bind(own, *args, **kwargs)
+            bound = _SIGNATURES[replacement].bind(own, *args, **kwargs)
         except TypeError:  # a signature of another PyTorch than this was written for, or a caller's mistake
             return own()
-        return replacement(own, *args, **kwargs)
+        values = cast(bound.arguments.values(), func, _SAMPLES.get(replacement))
+        bound.arguments.update(zip(bound.arguments, values, strict=True))
+        with without(device):
+            return replacement(*bound.args, **bound.kwargs)

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 
+from fastunlearn._threads import PASS
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._recording import recording
 
@@ -24,6 +26,7 @@ from .modules import ModuleRules
 from .patches import replaced_forwards
 from .rotary import RotaryRules
 from .rules.output_layer import DeferredLoss, Head, weighted_tokens
+from .tokens import only_tokens, spread
 from .unseen import varied
 from .values import Dual
 
@@ -111,10 +114,9 @@ class DualPass:
         mode = self._mode(tangents, None)
         with self._prepared(mode):
             self._forward(mode, batch)
-        losses, labels = _only_tokens(mode)
+        losses, labels = only_tokens(mode, batch)
         nll, nll_t = losses.forward() if isinstance(losses, Head) else (losses.primal, losses.tangent)
-        rows = _rows(batch)
-        return nll.view(rows, -1), nll_t.view(nll_t.shape[0], rows, -1), labels.view(rows, -1)
+        return nll.view(labels.shape), nll_t.view(len(nll_t), *labels.shape), labels
 
     def weighted_gradient(self, batch: Any, token_weights: Tensor, out: Mapping[str, Tensor]) -> Result:
         """``out[name] += gradient of sum_n c_n nll_n`` for each of the K vectors of weights c.
@@ -126,8 +128,8 @@ class DualPass:
         mode = self._mode(None, out)
         with self._prepared(mode):
             self._forward(mode, batch)
-            losses, labels = _only_tokens(mode)
-            h = _spread(token_weights, (count,), batch, labels)
+            losses, labels = only_tokens(mode, batch)
+            h = spread(token_weights, (count,), labels)
             with torch.no_grad():
                 if isinstance(losses, Head):
                     nll = losses.one_stream(h)
@@ -154,8 +156,8 @@ class DualPass:
             loss = self._forward(mode, batch)
             with torch.no_grad():
                 if token_weights is not None:
-                    losses, labels = _only_tokens(mode)
-                    loss = weighted_tokens(mode, losses, _spread(token_weights, (), batch, labels))
+                    losses, labels = only_tokens(mode, batch)
+                    loss = weighted_tokens(mode, losses, spread(token_weights, (), labels))
                 if isinstance(loss.pending, DeferredLoss):
                     value, tangent = loss.pending.finish(mode, weight)
                 else:
@@ -171,7 +173,12 @@ class DualPass:
 
     @contextmanager
     def _prepared(self, mode: DualMode) -> Iterator[None]:
-        """The model with the pass's own forward functions; all comes back afterwards."""
+        """The model with the pass's own forward functions; all comes back afterwards. One pass at a time."""
+        if any(isinstance(one, DualMode) for one in _get_current_function_mode_stack()):
+            raise InvalidInputError(
+                "loss: it makes a product or gradient by fastunlearn itself, whose values this pass would take for its "
+                "own: compute that first, outside of the loss"
+            )
         policy = BlockPolicy(len(self._blocks), self._kept_bytes(mode))
         around = self._reversing
         contexts = [nullcontext if around is None else partial(around, block) for block in self._blocks]
@@ -179,8 +186,8 @@ class DualPass:
             (block, lambda own, i=i: block_forward(mode, own, i, policy, contexts[i]))
             for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
-        forwards, rotary = replaced_forwards(replacements), self._rotary.replaced(mode)
-        with _without_cache(self.model), forwards, rotary, followed_functions(mode):
+        forwards, rotary = replaced_forwards(mode, replacements), self._rotary.replaced(mode)
+        with PASS, _without_cache(self.model), forwards, rotary, followed_functions(mode):
             yield
 
     def _kept_bytes(self, mode: DualMode) -> int | None:
@@ -202,32 +209,6 @@ class DualPass:
         if mode.tape is not None:
             with torch.no_grad():
                 mode.tape.reverse()
-
-
-def _only_tokens(mode: DualMode) -> tuple[Any, Tensor]:
-    if len(mode.tokens) != 1:
-        raise InvalidInputError(
-            f"loss: single tokens are seen in its one call of F.cross_entropy; it has {len(mode.tokens)} calls"
-        )
-    return mode.tokens[0]
-
-
-def _spread(token_weights: Tensor, lead: tuple[int, ...], batch: Any, labels: Tensor) -> Tensor:
-    """Weights that broadcast to (*lead, B, S'), as (*lead, N)."""
-    rows = _rows(batch)
-    wanted = (*lead, rows, labels.numel() // rows)
-    try:
-        return token_weights.expand(wanted).reshape(*lead, -1)
-    except RuntimeError as error:
-        raise InvalidInputError(
-            f"token_weights: shape {tuple(token_weights.shape)} does not broadcast to {wanted} (see token_jvp)"
-        ) from error
-
-
-def _rows(batch: Any) -> int:
-    """The number of sequences in a batch."""
-    values = batch.values() if isinstance(batch, Mapping) else [batch]
-    return next((v.shape[0] for v in values if isinstance(v, Tensor) and v.ndim >= 2), 1)
 
 
 def _seed(loss: Dual, mode: DualMode, weight: float) -> None:

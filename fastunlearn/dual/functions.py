@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils._pytree import tree_flatten
 
+from .patches import is_here
 from .rules.generic import call_function
 from .values import Dual, UnsupportedOperationError
 
@@ -75,6 +76,8 @@ def followed_functions(mode: Any) -> Iterator[None]:
         return super(_SingleLevelFunction, cls).apply(*args, **kwargs)
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if not is_here(mode):
+            return original(cls, *args, **kwargs)
         found = mode.lookup(args, True)
         if not torch.is_grad_enabled() or not any(isinstance(a, Dual) for a in tree_flatten((found, kwargs))[0]):
             return original(cls, *args, **kwargs)

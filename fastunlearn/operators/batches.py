@@ -64,7 +64,8 @@ class Batches:
 
     ``loss(model, batch)``: a scalar, or None for the mean over target tokens (labels stand at the token's own place;
     -100 and the first place of a row are no targets). ``weight(batch)``: w_b for a loss of the user's, default the
-    number of samples (first axis of the first tensor), under reduction "sum" always 1. Raises InvalidInputError.
+    number of samples (first axis of input_ids, of labels, or else of the first tensor), under reduction "sum" always 1.
+    Raises InvalidInputError.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Batches:
         ids = values.get("input_ids")
         if isinstance(ids, Tensor) and ids.dim() == 1:
             values = {name: v[None] if isinstance(v, Tensor) else v for name, v in values.items()}
-        samples = next((v.shape[0] for v in values.values() if isinstance(v, Tensor) and v.dim()), None)
+        samples = _sequences(values)
         if samples is None:
             raise InvalidInputError(f"batches[{i}] holds no tensor; it has {', '.join(map(repr, values)) or 'nothing'}")
         if self._loss is None:
@@ -166,6 +167,13 @@ class Batches:
                 else "batch_weight gives no positive sum over the batches"
             )
         return {"samples": float(samples), "sum": 1.0}.get(self.reduction, weights)
+
+
+def _sequences(batch: Mapping) -> int | None:
+    """How many sequences: what tokens and labels say, and only without them the first tensor. Positions and masks may
+    be one row for all."""
+    first = [batch.get("input_ids"), batch.get("labels"), *batch.values()]
+    return next((v.shape[0] for v in first if isinstance(v, Tensor) and v.dim()), None)
 
 
 def target_tokens(batch: Mapping, name: str) -> Tensor:

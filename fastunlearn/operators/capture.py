@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fastunlearn._threads import of_this_thread
+
 from .gemm import FastLinears
 from .losses import TokenLoss
 from .model_state import evaluation
@@ -41,7 +43,8 @@ class Calls:
         self.odd: set[str] = set()  # modules with inputs or outputs that no rule can read
         self.listening = True  # off while a leaf's own derivative is taken, which calls the module again
         self._handles = [
-            model.get_submodule(name).register_forward_hook(self._hook(name), with_kwargs=True) for name in modules
+            model.get_submodule(name).register_forward_hook(of_this_thread(self._hook(name)), with_kwargs=True)
+            for name in modules
         ]
 
     def _hook(self, name: str):

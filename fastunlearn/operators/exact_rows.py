@@ -34,7 +34,8 @@ def gauss_newton_rows(
 
     Raises InvalidInputError where there would be more than MOST_ROWS.
     """
-    vocabulary = model.get_output_embeddings().weight.shape[0]
+    with evaluation(model):
+        vocabulary = target_logits(model, make_batch(model, samples[:1], pad_token_id)).logits.shape[1]
     targets = sum(int((s.labels[1:] != IGNORE).sum()) for s in samples)
     if targets * vocabulary > MOST_ROWS:
         raise InvalidInputError(

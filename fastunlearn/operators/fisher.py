@@ -20,6 +20,7 @@ from fastunlearn.errors import InvalidInputError
 
 from .batches import IGNORED, Part
 from .curvature import CurvatureOperator
+from .forward import arguments, logits_in
 from .parameters import Choice
 
 __all__ = ["Fisher"]
@@ -91,12 +92,7 @@ class Fisher(CurvatureOperator):
 def draw_labels(model: nn.Module, batch: Mapping, seed: int) -> Tensor:
     """The batch's labels with every target token drawn from the model's prediction. Deterministic in ``seed``: the
     draws are made on the CPU from probabilities in float64."""
-    output = model(**{name: value for name, value in batch.items() if name != "labels"})
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or logits.dim() != 3:
-        raise InvalidInputError(
-            "model returns no logits: to draw labels, its output must have .logits (samples, tokens, vocabulary)"
-        )
+    logits = logits_in(model(**arguments(model, batch)), batch["labels"].shape)
     labels = batch["labels"].clone()
     targets = labels[:, 1:]  # a view: what is written to it stands in labels
     chosen = targets != IGNORED

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastunlearn._threads import PASS
 from fastunlearn.errors import InvalidInputError
 
 __all__ = ["check_finite", "evaluation", "select_parameters", "widened"]
@@ -23,7 +24,8 @@ def select_parameters(model: nn.Module, patterns: Sequence[str] | str | None = N
     """
     named = {n: p for n, p in model.named_parameters() if p.is_floating_point()}
     if patterns is None:
-        chosen = {n: p for n, p in named.items() if p.requires_grad}
+        with PASS:  # which sets these flags for its time
+            chosen = {n: p for n, p in named.items() if p.requires_grad}
         if not chosen:
             raise InvalidInputError("parameters: no parameter of the model requires a gradient; name some by pattern")
         return _on_one_device(chosen)
@@ -67,31 +69,35 @@ def check_finite(named: Mapping[str, Tensor], what: str = "the model") -> None:
 
 @contextmanager
 def evaluation(model: nn.Module, trainable: Sequence[nn.Parameter] = ()) -> Iterator[None]:
-    """Evaluation mode (no dropout), with gradients for ``trainable`` alone; all flags come back afterwards."""
-    training = {module: module.training for module in model.modules()}
+    """Evaluation mode (no dropout), with gradients for ``trainable`` alone; all flags come back afterwards. For one
+    thread at a time."""
     wanted = {id(p) for p in trainable}
-    flags = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        model.eval()
-        for p, _ in flags:
-            p.requires_grad_(id(p) in wanted)
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for p, flag in flags:
-            p.requires_grad_(flag)
+    with PASS:
+        training = {module: module.training for module in model.modules()}
+        flags = [(p, p.requires_grad) for p in model.parameters()]
+        try:
+            model.eval()
+            for p, _ in flags:
+                p.requires_grad_(id(p) in wanted)
+            yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for p, flag in flags:
+                p.requires_grad_(flag)
 
 
 @contextmanager
 def widened(model: nn.Module) -> Iterator[None]:
-    """The model with its weights and buffers in float64; the tensors that it had come back afterwards."""
-    tensors = [*model.parameters(), *model.buffers()]
-    held = [(t, t.data) for t in tensors if t.is_floating_point() and t.dtype != torch.float64]
-    try:
-        for tensor, data in held:
-            tensor.data = data.double()
-        yield
-    finally:
-        for tensor, data in held:
-            tensor.data = data
+    """The model with its weights and buffers in float64; the tensors that it had come back afterwards. One thread at a
+    time; whatever else runs the model meanwhile sees float64."""
+    with PASS:
+        tensors = [*model.parameters(), *model.buffers()]
+        held = [(t, t.data) for t in tensors if t.is_floating_point() and t.dtype != torch.float64]
+        try:
+            for tensor, data in held:
+                tensor.data = data.double()
+            yield
+        finally:
+            for tensor, data in held:
+                tensor.data = data

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from fastunlearn._threads import PASS
 from fastunlearn.errors import InvalidInputError
 
 __all__ = ["choose_parameters"]
@@ -28,7 +29,8 @@ def choose_parameters(model: nn.Module, params: Choice = None) -> dict[str, nn.P
     if isinstance(params, str | nn.Parameter):
         chosen = _from_sequence(model, [params])
     elif params is None:
-        chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        with PASS:  # which sets these flags for its time
+            chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not chosen:
             raise InvalidInputError("model has no parameter with requires_grad: name the parameters in params=[...]")
     elif isinstance(params, Mapping):

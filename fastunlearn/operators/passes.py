@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastunlearn._threads import of_this_thread
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.resources import trim
 
 from .capture import token_losses
+from .forward import arguments
 from .gemm import FastLinears
 from .head import head_backward, plain_head, plain_losses
 from .losses import negative_log_likelihood
@@ -45,17 +47,17 @@ class HeadInputs:
     def rows(self, part) -> tuple[Tensor, Tensor, Tensor]:
         """x (n, d) with its graph, labels (n,) and the row of the batch (n,) of each."""
         batch = make_batch(self.model, part, self.pad)
-        labels = batch.pop("labels")[:, 1:]
+        labels = batch["labels"][:, 1:]
         seen = []
 
         def stop(_module, args):
             seen.append(args[0])
             raise _Stop
 
-        handle = self.head.register_forward_pre_hook(stop)
+        handle = self.head.register_forward_pre_hook(of_this_thread(stop))
         try:
             with suppress(_Stop):
-                self.model(**batch, use_cache=False)
+                self.model(**arguments(self.model, batch))
         finally:
             handle.remove()
         chosen = labels != -100

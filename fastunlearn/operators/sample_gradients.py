@@ -106,7 +106,7 @@ class SampleGradients:
         size = parameter.element_size()
         if name not in self.plan.uses or parameter.dim() < 2:
             return len(self) * parameter.numel() * size
-        head = self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings() if hasattr(self.model, "get_output_embeddings") else None
         total, size = 0, size if self.captures is None else min(size, self.captures.itemsize)
         for use in self.plan.uses[name]:
             is_head = self.model.get_submodule(use.module) is head

@@ -6,13 +6,14 @@ predicts position t from the positions before it. -100 marks tokens that are not
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .forward import logits
+from .positions import add_positions
 from .samples import Sample, collate_any
 
 __all__ = ["Targets", "make_batch", "sample_labels", "target_logits"]
@@ -27,23 +28,18 @@ class Targets(NamedTuple):
 
 
 def make_batch(model: nn.Module, samples: Sequence[Sample], pad_token_id: int) -> dict[str, Tensor]:
-    """The samples as one right-padded batch on the model's device, with explicit positions where the model
-    takes them (so that position embeddings, too, are looked up once per sample)."""
+    """The samples as one right-padded batch on the model's device, with explicit positions where it is known which the
+    model would take by itself."""
     device = next(model.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in collate_any(samples, pad_token_id=pad_token_id).items()}
-    if "position_ids" not in batch and "position_ids" in inspect.signature(model.forward).parameters:
-        rows, length = batch["input_ids"].shape
-        batch["position_ids"] = torch.arange(length, device=device).expand(rows, length)
-    return batch
+    return add_positions(model, batch)
 
 
 def target_logits(model: nn.Module, batch: dict[str, Tensor]) -> Targets:
     """One forward pass: the logits at the positions that predict a target token."""
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    logits = model(**inputs, use_cache=False).logits
     labels = batch["labels"][:, 1:]
     chosen = labels != -100
-    picked = logits[:, :-1][chosen]
+    picked = logits(model, batch)[:, :-1][chosen]
     rows = torch.arange(labels.shape[0], device=labels.device)[:, None].expand_as(labels)[chosen]
     if picked.dtype in (torch.bfloat16, torch.float16):
         picked = picked.float()

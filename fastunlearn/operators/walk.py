@@ -17,9 +17,11 @@ from contextlib import ExitStack, suppress
 import torch
 from torch import Tensor, nn
 
+from fastunlearn._threads import of_this_thread
 from fastunlearn.resources import trim
 
 from .capture import Calls, Collector, record_calls
+from .forward import arguments
 from .gemm import FastLinears
 from .head import HeadSource, head_backward, plain_head
 from .losses import negative_log_likelihood
@@ -92,7 +94,7 @@ class LayerWalk:
         """The modules that are called after the last layer, by trying one sample."""
         seen: list[str] = []
         handles = [
-            module.register_forward_pre_hook(lambda _m, _a, name=name: seen.append(name))
+            module.register_forward_pre_hook(of_this_thread(lambda _m, _a, name=name: seen.append(name)))
             for name, module in self.model.named_modules()
         ]
         try:
@@ -105,9 +107,7 @@ class LayerWalk:
         return set(seen[last + 1 :])
 
     def _inputs(self, part: Sequence[Sample]) -> dict[str, Tensor]:
-        batch = make_batch(self.model, part, self.pad)
-        batch.pop("labels")
-        return {**batch, "use_cache": False}
+        return arguments(self.model, make_batch(self.model, part, self.pad))
 
     def _batches(self) -> Iterator[tuple[int, Sequence[Sample]]]:
         for start in range(0, len(self.samples), self.batch_size):
@@ -207,8 +207,11 @@ class LayerWalk:
         with ExitStack() as stack:
             stack.enter_context(evaluation(self.model))
             stack.enter_context(FastLinears())
-            handles = [m.register_forward_pre_hook(enter(i), with_kwargs=True) for i, m in enumerate(modules)]
-            handles += [modules[-1].register_forward_hook(leave), self.head.register_forward_pre_hook(stop)]
+            handles = [
+                m.register_forward_pre_hook(of_this_thread(enter(i)), with_kwargs=True) for i, m in enumerate(modules)
+            ]
+            handles.append(modules[-1].register_forward_hook(of_this_thread(leave)))
+            handles.append(self.head.register_forward_pre_hook(of_this_thread(stop)))
             for handle in handles:
                 stack.callback(handle.remove)
             calls = Calls(self.model, set(uses))
@@ -277,7 +280,7 @@ class LayerWalk:
         with ExitStack() as stack:
             stack.enter_context(evaluation(self.model))
             first = self.model.get_submodule(self.layers[0])
-            stack.callback(first.register_forward_pre_hook(stop, with_kwargs=True).remove)
+            stack.callback(first.register_forward_pre_hook(of_this_thread(stop), with_kwargs=True).remove)
             calls = Calls(self.model, set(uses))
             stack.callback(calls.remove)
             for number, (_, part) in enumerate(self._batches()):

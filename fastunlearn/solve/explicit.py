@@ -11,7 +11,6 @@ allows, else made anew for each solve.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from fastunlearn.ops.low_rank_apply import combine, dot, quantise
 from fastunlearn.ops.low_rank_apply.reference import wide
 from fastunlearn.resources import parse_memory
 
+from .mapped_file import MappedFile
 from .sample_space import SampleSpace, check_damping, cholesky
 
 __all__ = ["STORAGES", "ExplicitFisher", "StoredGradients"]
@@ -34,13 +34,15 @@ class StoredGradients:
     """G (m, P), cut into blocks of ``width`` columns; the last one is padded with zeros.
 
     ``values`` (blocks, m, width) of one of STORAGES, ``scales`` (blocks, m) float32 for int8. ``path``: a file to keep
-    the values in, mapped into memory; it is written as the gradients come and removed by :meth:`close`. ``device``:
-    where they are kept, and vectors are to be (with a file: the CPU).
+    the values in, mapped into memory. It is written beside that path as the gradients come, has its name from
+    :meth:`publish` on, and is removed by :meth:`close`. ``instead_of``: the gradients whose file it takes the place of;
+    any other file at that path is an InvalidInputError. ``device``: where they are kept, and vectors are to be (with a
+    file: the CPU).
     """
 
     def __init__(
         self, samples: int, size: int, width: int, *, storage: str = "float32", path: str | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str = "cpu", instead_of: StoredGradients | None = None,
     ):  # fmt: skip
         if storage not in STORAGES:
             raise InvalidInputError(f"storage={storage!r} is unknown; use one of {', '.join(STORAGES)}")
@@ -49,24 +51,31 @@ class StoredGradients:
         self.samples, self.size, self.width = samples, size, min(width, size)
         self.blocks = -(-size // self.width)
         shape, dtype = (self.blocks, samples, self.width), STORAGES[storage]
-        self.path = None if path is None else Path(path)
-        if self.path is None:
+        self.file = None if path is None else MappedFile(path, None if instead_of is None else instead_of.file)
+        if self.file is None:
             self.values = torch.zeros(shape, dtype=dtype, device=device)
         else:
-            count = math.prod(shape)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "wb") as file:  # sparse zeros: pages are made when they are written
-                file.truncate(max(1, count * dtype.itemsize))
-            self.values = torch.from_file(str(self.path), shared=True, size=count, dtype=dtype).view(shape)
+            self.values = self.file.zeros(math.prod(shape), dtype).view(shape)
         self.device = self.values.device
         self.scales = torch.zeros(shape[:2], device=self.device) if dtype == torch.int8 else None
 
     @classmethod
-    def of(cls, gradients: SampleGradients, width: int, **options) -> StoredGradients:
-        """All gradients of ``gradients``, parameter by parameter in their order; on their device, but for a file."""
+    def of(cls, gradients: SampleGradients, width: int, *, publish: bool = True, **options) -> StoredGradients:
+        """All gradients of ``gradients``, parameter by parameter in their order; on their device, but for a file.
+        ``publish``: at the end, so that a failure leaves no file, and an older one as it was."""
         size = sum(p.numel() for p in gradients.parameters.values())
         device = "cpu" if options.get("path") is not None else gradients.device
         stored = cls(len(gradients), size, width, device=device, **options)
+        try:
+            stored._fill(gradients)
+            if publish:
+                stored.publish()
+        except BaseException:
+            stored.close()
+            raise
+        return stored
+
+    def _fill(self, gradients: SampleGradients) -> None:
         starts, at = {}, 0
         for name, p in gradients.parameters.items():
             starts[name], at = at, at + p.numel()
@@ -75,8 +84,7 @@ class StoredGradients:
         for name, sources in gradients.passes():
             shape = gradients.parameters[name].shape
             for where, tile in tiles(sources, len(gradients), shape, gradients.memory_bytes // 4):
-                stored._put(starts[name] + where.start, tile.to(stored.device), gathered)
-        return stored
+                self._put(starts[name] + where.start, tile.to(self.device), gathered)
 
     def _put(self, start: int, tile: Tensor, gathered: dict[int, tuple[Tensor, int]]) -> None:
         """Writes columns ``start`` and on."""
@@ -120,11 +128,17 @@ class StoredGradients:
         """Blocks ``first`` to ``last`` as numbers, (blocks, m, width)."""
         return wide(self.values[first:last], None if self.scales is None else self.scales[first:last])
 
+    def publish(self) -> None:
+        """Gives the file its name, in place of the one that this takes the place of. Raises InvalidInputError where
+        another file has come to that path."""
+        if self.file is not None:
+            self.file.publish()
+
     def close(self) -> None:
         """Frees the values and removes their file."""
         self.values = self.values.new_zeros(0)
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        if self.file is not None:
+            self.file.remove()
 
 
 class ExplicitFisher:
@@ -228,5 +242,3 @@ class ExplicitFisher:
             return total - (self.stored.blocks * self.stored.width - self.stored.size) * math.log(self.damping)
         rows = self.stored.blocks * self.samples
         return total - rows * math.log(self.samples * self.damping) + self.stored.size * math.log(self.damping)
-
-

@@ -141,9 +141,10 @@ class FisherParts(LinearOperator):
     def _factor(self, rows: Rows, gram: Tensor | None) -> None:
         gradients, common = self._of_rows(rows), {"samples": rows.count, "signs": rows.signs}
         if type(self.blocks) is int:
+            before = self._fisher if isinstance(self._fisher, FixedBlocksFisher) else None
             fisher = FixedBlocksFisher(
                 gradients, self.damping, width=self.blocks, space=self.space, storage=self._storage, path=self._path,
-                **common,
+                before=before, **common,
             )  # fmt: skip
         else:
             state = None

@@ -15,11 +15,12 @@ __all__ = ["FixedBlocksFisher"]
 
 
 class FixedBlocksFisher:
-    """F of ``gradients`` in blocks of ``width`` weights, side by side in the order of the flat vector."""
+    """F of ``gradients`` in blocks of ``width`` weights, side by side in the order of the flat vector. ``before``: the
+    Fisher whose file at ``path`` this one's takes the place of, once all is done."""
 
     def __init__(
         self, gradients: SampleGradients, damping: float, *, width: int, space: Space, samples: int, signs: Tensor,
-        storage: str, path: str | None,
+        storage: str, path: str | None, before: FixedBlocksFisher | None = None,
     ):  # fmt: skip
         if bool((signs < 0).any()):
             raise InvalidInputError("remove: with blocks of a fixed number of weights only their own samples can go")
@@ -36,9 +37,15 @@ class FixedBlocksFisher:
                 f"{gradients.memory_bytes / 1e9:.3g} GB are allowed; raise memory, name a file in path, use "
                 "storage='bfloat16' or 'int8', or blocks='tensor', which stores none"
             )
-        stored = StoredGradients.of(gradients, width, storage=storage, path=path)
+        own = None if before is None else before.explicit.stored
+        stored = StoredGradients.of(gradients, width, publish=False, storage=storage, path=path, instead_of=own)
         gradients.forget_factors()
-        self.explicit = ExplicitFisher(stored, damping, memory=gradients.memory_bytes)
+        try:
+            self.explicit = ExplicitFisher(stored, damping, memory=gradients.memory_bytes)
+            stored.publish()
+        except BaseException:
+            stored.close()
+            raise
 
     @property
     def gram(self) -> Tensor:

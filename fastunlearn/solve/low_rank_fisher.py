@@ -57,7 +57,7 @@ class LowRankFisher(FisherParts):
     ``batches``: mappings as the model takes them, with ``input_ids`` and ``labels`` (B, T) int64, or encoded samples;
     each row is a sample. ``damping``: above 0, in squared nats per squared unit of the weights. ``blocks``: curvature
     between them counts as zero: "model" (one block), "layer", "tensor", or a number of weights (WoodFisher's blocks: G
-    is stored then, as ``storage`` "float32", "bfloat16" or "int8", in the file ``path`` or in memory).
+    is stored then, as ``storage`` "float32", "bfloat16" or "int8", in memory or in a new file ``path``).
 
     ``kind``: "empirical" takes the samples' own labels; "sampled" labels drawn from the model (its mean is the true
     Fisher, which is the Gauss-Newton matrix of cross-entropy); "ggn" that matrix exactly, V rows for each target
@@ -237,5 +237,6 @@ class LowRankFisher(FisherParts):
         if isinstance(self._fisher, FixedBlocksFisher):
             self._fisher.explicit.stored.close()
         self._rows = self._fisher = None
-        for file in () if self._state is None else (self._state, f"{os.fspath(self._state)}.gradient"):
+        state = None if type(self.blocks) is int else self._state  # a file that no pass has written is not ours
+        for file in () if state is None else (state, f"{os.fspath(state)}.gradient"):
             Path(file).unlink(missing_ok=True)

@@ -94,3 +94,43 @@ def test_refusals(tiny_gpt2):
     fisher.remove(samples()[:3])
     v = torch.randn(fisher.shape[0], dtype=torch.float64)
     assert error(fisher.solve(v), fu.LowRankFisher(model, samples()[3:], 1e-3, blocks=64).solve(v)) <= 1e-12
+
+
+def test_a_file_that_is_there_is_not_touched(tiny_gpt2, tmp_path):
+    """The user's own file, and that of another Fisher; both are refused before any gradient is taken."""
+    model, notes, path = tiny_gpt2(layers=1, **SMALL), tmp_path / "notes.txt", tmp_path / "g"
+    notes.write_text("mine")
+    first = fu.LowRankFisher(model, samples(), 1e-2, blocks=64, path=path, state=notes)
+    held, v = path.read_bytes(), torch.randn(first.shape[0], dtype=torch.float64)
+    product = first @ v
+    for taken in (notes, path):
+        with pytest.raises(InvalidInputError, match="exists, and is not this Fisher's own file"):
+            fu.LowRankFisher(model, make_samples((4, 6)), 1e-2, blocks=64, path=taken)
+    assert notes.read_text() == "mine" and path.read_bytes() == held and torch.equal(first @ v, product)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["g", "notes.txt"]
+    first.forget_personal_data()
+    assert not path.exists() and notes.read_text() == "mine"  # nor is a state that these blocks have no use for
+
+
+def test_a_change_that_fails_leaves_the_fisher_and_its_file(tiny_gpt2, tmp_path):
+    model, path = tiny_gpt2(layers=1, **SMALL), tmp_path / "g"
+    fisher = fu.LowRankFisher(model, samples(), 1e-2, blocks=64, path=path)
+    held, v = path.read_bytes(), torch.randn(fisher.shape[0], dtype=torch.float64)
+    before = fisher @ v, fisher.solve(v)
+    bad = {name: tensor[None] for name, tensor in make_samples((6,))[0]._asdict().items()}
+    bad["input_ids"] = bad["input_ids"] + 10**6  # no such token: the pass over it fails
+    with pytest.raises(Exception, match="index"):
+        fisher.add(bad)
+    assert torch.equal(fisher @ v, before[0]) and torch.equal(fisher.solve(v), before[1])
+    assert path.read_bytes() == held and [f.name for f in tmp_path.iterdir()] == ["g"]
+    more = make_samples((6,), seed=9)
+    fisher.add(more)  # its own file may go
+    truth = fu.LowRankFisher(model, samples() + more, 1e-2, blocks=64)
+    assert error(fisher.solve(v), truth.solve(v)) <= 1e-12
+    assert [f.name for f in tmp_path.iterdir()] == ["g"] and path.read_bytes() != held
+    path.unlink()
+    path.write_text("somebody else's")
+    with pytest.raises(InvalidInputError, match="not this Fisher's own"):
+        fisher.remove(more)
+    fisher.forget_personal_data()
+    assert path.read_text() == "somebody else's"
