@@ -46,7 +46,7 @@ $(STAMP): $(SOURCES) | $(BIN)/python
 # One worker for each core, each with one thread but where a test asks for more: two pools of two threads on two
 # cores wait for each other longer than they work.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: $(STAMP)
 	$(BIN)/fastunlearn demo --overwrite

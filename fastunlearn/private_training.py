@@ -46,7 +46,9 @@ def epsilon(*, noise: float, sample_rate: float, steps: int, delta: float) -> fl
     try:
         from opacus.accountants import RDPAccountant
     except ImportError:
-        raise InvalidInputError("the privacy accountant is Opacus': pip install opacus") from None
+        raise InvalidInputError(
+            "the privacy accountant is that of Opacus, which is not installed: pip install opacus"
+        ) from None
     accountant = RDPAccountant()
     accountant.history = [(noise, sample_rate, steps)]
     return float(accountant.get_epsilon(delta))

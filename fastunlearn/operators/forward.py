@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -39,9 +39,10 @@ def arguments(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The logits (rows, tokens, classes) of a batch. Raises InvalidInputError where the model gives others."""
-    return logits_in(model(**arguments(model, batch)), batch["input_ids"].shape)
+def logits(model: nn.Module, batch: Mapping[str, Tensor], run: Callable[..., Any] | None = None) -> Tensor:
+    """The logits (rows, tokens, classes) of a batch. ``run`` is called in the model's place, such as the model with
+    other weights. Raises InvalidInputError where the model gives others."""
+    return logits_in((run or model)(**arguments(model, batch)), batch["input_ids"].shape)
 
 
 def logits_in(output: Any, shape: torch.Size) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fastunlearn.dual.blocks import repeated_blocks
+from fastunlearn.dual.values import Dual
 from fastunlearn.errors import InvalidInputError
 
 __all__ = ["Shards"]
@@ -151,7 +152,8 @@ class Shards:
     def _leave(self, own: list[str], output: Any) -> None:
         self.release(own)
         for tensor in tree_leaves(output):
-            if isinstance(tensor, Tensor) and tensor.requires_grad:
+            # Values of a dual pass have no backward of autograd's: its sweep runs the block again.
+            if isinstance(tensor, Tensor) and not isinstance(tensor, Dual) and tensor.requires_grad:
                 tensor.register_hook(lambda _g: self._enter_backward(own))
 
     def _enter_backward(self, own: list[str]) -> None:

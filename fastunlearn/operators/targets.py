@@ -6,8 +6,8 @@ predicts position t from the positions before it. -100 marks tokens that are not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +35,14 @@ def make_batch(model: nn.Module, samples: Sequence[Sample], pad_token_id: int) -
     return add_positions(model, batch)
 
 
-def target_logits(model: nn.Module, batch: dict[str, Tensor]) -> Targets:
-    """One forward pass: the logits at the positions that predict a target token."""
+def target_logits(
+    model: nn.Module, batch: dict[str, Tensor], run: Callable[..., Any] | None = None
+) -> Targets:
+    """One forward pass, of ``run`` in the model's place where it is given: the logits at the positions that predict a
+    target token."""
     labels = batch["labels"][:, 1:]
     chosen = labels != -100
-    picked = logits(model, batch)[:, :-1][chosen]
+    picked = logits(model, batch, run)[:, :-1][chosen]
     rows = torch.arange(labels.shape[0], device=labels.device)[:, None].expand_as(labels)[chosen]
     if picked.dtype in (torch.bfloat16, torch.float16):
         picked = picked.float()

@@ -65,9 +65,9 @@ def factors(world) -> tuple[torch.Tensor, torch.Tensor, list]:
         seen = {}
 
         def note(_module, args, output, seen=seen):
-            seen["x"] = args[0][0].detach()
-            output.retain_grad()
-            seen["y"] = output
+            if output.requires_grad:  # not in a trial of how the model counts positions
+                output.retain_grad()
+                seen.update(x=args[0][0].detach(), y=output)
 
         handle = module.register_forward_hook(note)
         nll(world.model, one).backward()

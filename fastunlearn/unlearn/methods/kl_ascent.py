@@ -42,7 +42,7 @@ def _divergence(request: Request) -> Part:
     def part(samples: list[Encoded], _places: list[int]) -> Tensor:
         batch = make_batch(model, samples, request.pad_token_id)
         with torch.no_grad():
-            then = target_logits(original, batch).logits.log_softmax(1)
+            then = target_logits(model, batch, original).logits.log_softmax(1)
         now = target_logits(model, batch).logits.log_softmax(1)
         return (then.exp() * (then - now)).sum(1).mean()
 
