@@ -16,14 +16,22 @@ from fastunlearn.production.run import run_job
 pytestmark = pytest.mark.slow
 
 
-def test_a_state_with_another_kept_fisher_in_the_same_place_is_refused(place):
+KEEP = ["keep-fisher", "--model", "original", "--data", "all.jsonl", "--out", "kept.safetensors", "--quiet"]
+
+
+def with_kept_fisher(place, more=""):
+    """Keeps a Fisher of all records, and has the configuration name it; its path."""
     lines = (place / "forget.jsonl").read_text() + (place / "retain.jsonl").read_text()
     (place / "all.jsonl").write_text(lines)
-    line = ["keep-fisher", "--model", "original", "--data", "all.jsonl", "--out", "kept.safetensors", "--quiet"]
-    assert main(line) == 0
+    assert main(KEEP) == 0
     path = place / "fastunlearn.toml"
     method = '[method]\nname = "fisher-removal-retain-free"\nkept_fisher = "kept.safetensors"\n[method.settings]'
-    path.write_text(path.read_text().replace("[method.settings]", method))
+    path.write_text(path.read_text().replace("[method.settings]", method) + more)
+    return path
+
+
+def test_a_state_with_another_kept_fisher_in_the_same_place_is_refused(place):
+    path = with_kept_fisher(place)
     seen = []
 
     def stop(step):
@@ -36,7 +44,7 @@ def test_a_state_with_another_kept_fisher_in_the_same_place_is_refused(place):
     (place / "kept.safetensors").rename(place / "true.safetensors")
     with pytest.raises(InvalidInputError, match=r"method\.kept_fisher: .* cannot be read"):
         run_job(job_of(load_config(place)))
-    assert main([*line, "--damping", "0.05"]) == 0
+    assert main([*KEEP, "--damping", "0.05"]) == 0
     with pytest.raises(InvalidInputError, match=r"other data or settings \(method\.kept_fisher\)"):
         run_job(job_of(load_config(place)))
     path.write_text(path.read_text().replace("kept.safetensors", "true.safetensors"))  # where it lies does not matter
@@ -44,13 +52,7 @@ def test_a_state_with_another_kept_fisher_in_the_same_place_is_refused(place):
 
 
 def test_plan_pilot_and_run(place, capsys):
-    lines = (place / "forget.jsonl").read_text() + (place / "retain.jsonl").read_text()
-    (place / "all.jsonl").write_text(lines)
-    line = ["keep-fisher", "--model", "original", "--data", "all.jsonl", "--out", "kept.safetensors", "--quiet"]
-    assert main(line) == 0
-    path = place / "fastunlearn.toml"
-    method = '[method]\nname = "fisher-removal-retain-free"\nkept_fisher = "kept.safetensors"\n[method.settings]'
-    path.write_text(path.read_text().replace("[method.settings]", method) + "[plan]\ncalibration_seconds = 1.0\n")
+    with_kept_fisher(place, "[plan]\ncalibration_seconds = 1.0\n")
     capsys.readouterr()
     assert main(["plan", "--json", "--quiet"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 3
