@@ -71,10 +71,10 @@ def accelerate(model: nn.Module) -> Accelerated:
     """Makes ``model`` twice differentiable and fused for any tool, until ``undo()`` or the end of a ``with`` block.
 
     Every forward of the model, and of each of its parts that checkpointing may run again, runs inside
-    :func:`accelerated`; and modules that are written out of small pieces but
-    are an RMSNorm or a GELU (checked on a random input against their own code) are replaced as a whole. Weights, names
-    and the class stay. Raises InvalidInputError where ``model`` is no module, is accelerated already, or has a forward
-    of its own in the instance (then use :func:`accelerated` around the call).
+    :func:`accelerated`; and modules that are written out of small pieces but are an RMSNorm or a GELU (checked on a
+    random input against their own code) are replaced as a whole. Weights, names and the class stay. Raises
+    InvalidInputError where ``model`` is no module, is accelerated already, or has a forward of its own in the instance
+    (then use :func:`accelerated` around the call).
     """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"model must be a torch.nn.Module; it is {type(model).__name__}")
