@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -85,10 +86,12 @@ def tiny_gpt2() -> Callable[..., torch.nn.Module]:
 
 @pytest.fixture(scope="session")
 def emulated_cuda(tmp_path_factory):
-    """The CUDA extension, compiled for the CPU."""
-    from tests.emulated_cuda.build import build
+    """The CUDA extension, compiled for the CPU once for all workers, and the processes that tests start."""
+    from tests.emulated_cuda.build import SHARED_BUILD, build_once
 
-    return build(tmp_path_factory.mktemp("emulated"))
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return build_once(Path(os.environ.setdefault(SHARED_BUILD, str(common / "emulated_cuda"))))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ interpreter, whose products of bfloat16 are wrong, so that float32 stands in the
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import tempfile
 from functools import partial
@@ -17,8 +18,9 @@ import torch
 
 from bench.device import check_cases, measure, runtime
 from fastunlearn.ops import _dispatch
-from tests.emulated_cuda.build import build
+from tests.emulated_cuda.build import SHARED_BUILD, build_once
 from tests.emulated_cuda.device import pretended_gpu
+from tests.ops.interpreter import patch_once
 
 
 def recorded(gpu, run, refresh):
@@ -30,7 +32,9 @@ def recorded(gpu, run, refresh):
 
 
 def main(names: list[str], arguments: list[str]) -> None:
-    emulated, load = build(Path(tempfile.mkdtemp())), _dispatch._load
+    patch_once()
+    emulated = build_once(Path(os.environ.get(SHARED_BUILD) or tempfile.mkdtemp()))
+    load = _dispatch._load
     patches = {"_load": lambda name: (emulated, "") if name == "cuda" else load(name), "_interpreted": lambda: False}
     for name in names:
         with (

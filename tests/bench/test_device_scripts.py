@@ -52,7 +52,7 @@ def test_timings(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
-def test_on_a_pretended_gpu(tmp_path):
+def test_on_a_pretended_gpu(tmp_path, emulated_cuda):
     """No time passes there; every way of ours runs, and where values are compared they agree."""
     done = run("bench.device.small_run,bench.device.check,bench.device.timings", tmp_path, device="cuda")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -4,6 +4,7 @@ thread. Only what is no C++ is rewritten: launches, and shared memory, which is 
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -20,8 +21,11 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"
 FLAGS = ["-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-Wno-unknown-pragmas", "-Wno-attributes"]
 
+#: Environment variable with the folder of a build that several processes share.
+SHARED_BUILD = "EMULATED_CUDA_BUILD"
 #: Environment variable with more flags for the compiler and the linker: tests/sanitize.sh gives its sanitizers.
 MORE_FLAGS = "EMULATED_CUDA_FLAGS"
+LIBRARY = f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
 LAUNCH = re.compile(r"(?P<kernel>\w+(?:<[\w:, .()]*>)?)\s*<<<(?P<how>[^;]*?)>>>\((?P<arguments>[^;]*)\);")
 DYNAMIC = re.compile(r"extern __shared__ (?:__align__\((?P<align>\d+)\) )?unsigned char (?P<name>\w+)\[\];")
 SHARED = re.compile(r"__shared__ (?P<declaration>[^;]+);")
@@ -92,10 +96,27 @@ def build(folder: Path, *, changes: dict[str, tuple[str, str]] | None = None, li
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sources))
-    library = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    library = folder / LIBRARY
     run([*compiler, "-shared", *objects, "-o", str(library)])
+    return _load(library)
+
+
+def build_once(folder: Path) -> ModuleType:
+    """The compiled module, compiled by the first of the processes that ask for this ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        whole = folder / "whole"
+        if whole.exists():
+            return _load(folder / LIBRARY)
+        module = build(folder)
+        whole.touch()
+    return module
+
+
+def _load(library: Path) -> ModuleType:
     # A name of its own: pybind11 keeps one module for each.
-    spec = importlib.util.spec_from_file_location(f"{folder.name}._cuda", library)
+    spec = importlib.util.spec_from_file_location(f"{library.parent.name}._cuda", library)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
+
+from tests.forks import start
 
 pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
 
@@ -55,8 +54,7 @@ def test_processes_draw_together(tmp_path):
     for rank in range(2):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "out")]
-        running.append(subprocess.Popen(command, env={**os.environ, **place}, stderr=subprocess.PIPE, text=True))
+        running.append(start(SCRIPT, str(tmp_path / "out"), environment=place, fork=rank > 0))
     for process in running:
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors

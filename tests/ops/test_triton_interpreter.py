@@ -18,5 +18,5 @@ assert len(FILES) >= 4
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_kernels_in_the_interpreter(file):
+def test_kernels_in_the_interpreter(file, emulated_cuda):
     run(file)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.state import PassState
+from tests.forks import start
 
 SCRIPT = """
 import os, signal, sys, torch
@@ -48,9 +46,11 @@ print("writes", writes)
 """
 
 
-def run(folder, kill_at, late, memory):
-    command = [sys.executable, "-c", SCRIPT, str(folder), str(kill_at), "late" if late else "early", memory]
-    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+def run(folder, kill_at, late, memory, fork=True):
+    """Exit status, output and errors."""
+    process = start(SCRIPT, str(folder), str(kill_at), "late" if late else "early", memory, fork=fork)
+    out, errors = process.communicate(timeout=900)
+    return process.returncode, out, errors
 
 
 @pytest.mark.slow
@@ -58,21 +58,21 @@ def run(folder, kill_at, late, memory):
 def test_killed_and_started_again(tmp_path, memory):
     whole = tmp_path / "whole"
     whole.mkdir()
-    done = run(whole, 0, False, memory)
-    assert done.returncode == 0, done.stderr
-    writes = int(done.stdout.split()[-1])
+    status, out, errors = run(whole, 0, False, memory)
+    assert status == 0, errors
+    writes = int(out.split()[-1])
     assert writes > 20  # every tensor of the Gram, every batch of the weighted gradient
     truth = load_file(whole / "result")
     broken = tmp_path / "broken"
     broken.mkdir()
     for kill_at, late in ((3, False), (12, True), (1, True)):
-        killed = run(broken, kill_at, late, memory)
-        if killed.returncode == 0:
+        status, _, _ = run(broken, kill_at, late, memory)
+        if status == 0:
             break  # so much was done by the runs before that there was no such write
-        assert killed.returncode == -9 and not (broken / "result").exists()
-    last = run(broken, 0, False, memory)
-    assert last.returncode == 0, last.stderr
-    assert int(last.stdout.split()[-1]) < writes  # something was taken up
+        assert status == -9 and not (broken / "result").exists()
+    status, out, errors = run(broken, 0, False, memory, fork=False)
+    assert status == 0, errors
+    assert int(out.split()[-1]) < writes  # something was taken up
     found = load_file(broken / "result")
     assert torch.equal(found["gram"], truth["gram"]) and torch.equal(found["step"], truth["step"])
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import fastunlearn as fu
+from tests.forks import start
 
 SCRIPT = """
 import os, sys, torch, torch.distributed as dist
@@ -126,8 +125,7 @@ def test_the_same_answer_as_one_process(tmp_path, world):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     settings = [str(world), port, str(tmp_path)]
-    commands = [[sys.executable, "-c", SCRIPT, str(rank), *settings] for rank in range(world)]
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    running = [start(SCRIPT, str(rank), *settings, fork=rank > 0) for rank in range(world)]
     model = make_model()
     truth = answers(model, batches_of(range(5)), few=world == 4)
     v = {n: torch.full_like(p, 0.01) for n, p in model.named_parameters()}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import fastunlearn as fu
+from tests.forks import start
 from tests.operators.sampling import make_samples
 
 SCRIPT = """
@@ -61,8 +60,7 @@ def test_the_same_answer_as_one_process(tmp_path, world, memory):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     settings = [str(world), port, str(tmp_path), memory]
-    commands = [[sys.executable, "-c", SCRIPT, str(rank), *settings] for rank in range(world)]
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    running = [start(SCRIPT, str(rank), *settings, fork=rank > 0) for rank in range(world)]
     for process in running:
         _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors
