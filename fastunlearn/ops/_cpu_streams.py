@@ -38,11 +38,13 @@ def as_rows(value: Tensor, lead: int = 0) -> Tensor | None:
 
 
 def rows(value: Tensor | None, lead: int = 0) -> Tensor | None:
-    """:func:`as_rows`, of a contiguous copy where the strides do not allow a view. None stays None."""
+    """:func:`as_rows`, of a contiguous copy where the strides do not allow a view. None stays None. A sign that PyTorch
+    puts off (``resolve_neg``) is in the rows' memory."""
     if value is None:
         return None
-    view = as_rows(value.detach(), lead)
-    return as_rows(value.detach().contiguous(), lead) if view is None else view
+    value = value.detach().resolve_neg()
+    view = as_rows(value, lead)
+    return as_rows(value.contiguous(), lead) if view is None else view
 
 
 def stream(value: Tensor | None) -> tuple[int, int, int]:
