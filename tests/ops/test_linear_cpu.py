@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -158,6 +160,7 @@ def test_nan_stays_in_its_row(width):
         assert int(yt.isnan().any(2).sum()) == 2
 
 
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer ends a process that asks so")
 def test_after_memory_ran_out():
     """Working memory that is kept from call to call is there again after a call that found none."""
     x, weight = torch.randn(7, 5), torch.randn(9, 5)
