@@ -111,10 +111,9 @@ class BuildExtensions(build_ext):
         for extension in self.extensions:
             built = Path(self.get_ext_fullpath(extension.name))
             beside = package / built.name
+            beside.unlink(missing_ok=True)  # not written over: a process that runs it would read the new one's code
             if built.exists():
                 shutil.copy2(built, beside)
-            else:
-                beside.unlink(missing_ok=True)
         shutil.copy2(Path(self.get_ext_fullpath("fastunlearn._cpu")).parent / REPORT, package / REPORT)
         self.inplace = True
 

@@ -26,7 +26,7 @@ HeadChunk<T>::HeadChunk(const HeadProblem& problem, const HeadPlan& plan, const 
       wide_(std::max(whole(problem.width), (problem.width + gemm.nr - 1) / gemm.nr * gemm.nr)) {
     const int64_t lines = 1 + plan_.streams, tokens = plan_.tokens;
     const int64_t strips = std::max<int64_t>(1, (p_.width + 64) / 128);
-    strip_ = whole((p_.width + strips - 1) / strips);
+    strip_ = whole(std::max<int64_t>(1, (p_.width + strips - 1) / strips));
     left_size_ = plan_.block * std::min(kPackedDepth, p_.width) + kPackSlack;
     if (values_only()) left_size_ += lines * tokens * plan_.block;
     if (p_.gx || p_.hx) left_size_ = std::max(left_size_, lines * (strip_ * kDepth + kPackSlack));

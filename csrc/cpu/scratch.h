@@ -44,7 +44,8 @@ class KeptScratch {
    public:
     T* at_least(int64_t count) {
         if (count > count_) {
-            memory_.reset();
+            memory_.reset();  // before the new one is asked for, which may throw
+            count_ = 0;
             memory_ = scratch<T>(count);
             count_ = count;
         }

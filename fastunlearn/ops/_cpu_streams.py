@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastunlearn.errors import BackendUnavailableError
 from fastunlearn.ops import _memory as fresh
 from fastunlearn.ops._dispatch import choose_backend, extension
 
@@ -17,13 +16,9 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
 def choose(requested: str | None, value: Tensor, backends: tuple[str, ...]) -> str:
     """:func:`choose_backend` for the tensor ``value``; a dtype that the CPU kernels lack goes to the reference.
 
-    Raises as that does, and BackendUnavailableError where "cpu" was asked for with such a dtype.
+    Raises as that does: also where "cpu" was asked for with such a dtype.
     """
-    if value.dtype in DTYPES:
-        return choose_backend(requested, value.device, backends, value.dtype)
-    if requested == "cpu":
-        raise BackendUnavailableError(f"backend='cpu': the kernels have no {value.dtype}; convert, or use 'reference'")
-    return choose_backend(requested, value.device, tuple(name for name in backends if name != "cpu"), value.dtype)
+    return choose_backend(requested, value.device, backends, value.dtype, {"cpu": DTYPES})
 
 
 def as_rows(value: Tensor, lead: int = 0) -> Tensor | None:
@@ -43,11 +38,13 @@ def as_rows(value: Tensor, lead: int = 0) -> Tensor | None:
 
 
 def rows(value: Tensor | None, lead: int = 0) -> Tensor | None:
-    """:func:`as_rows`, of a contiguous copy where the strides do not allow a view. None stays None."""
+    """:func:`as_rows`, of a contiguous copy where the strides do not allow a view. None stays None. A sign that PyTorch
+    puts off (``resolve_neg``) is in the rows' memory."""
     if value is None:
         return None
-    view = as_rows(value.detach(), lead)
-    return as_rows(value.detach().contiguous(), lead) if view is None else view
+    value = value.detach().resolve_neg()
+    view = as_rows(value, lead)
+    return as_rows(value.contiguous(), lead) if view is None else view
 
 
 def stream(value: Tensor | None) -> tuple[int, int, int]:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -182,29 +183,34 @@ def _best_first(device: torch.device, dtype: torch.dtype | None) -> tuple[str, .
 
 
 def choose_backend(
-    requested: str | None, device: torch.device, offered: tuple[str, ...], dtype: torch.dtype | None = None
-) -> str:
+    requested: str | None, device: torch.device, offered: tuple[str, ...], dtype: torch.dtype | None = None,
+    takes: Mapping[str, Iterable[torch.dtype]] | None = None,
+) -> str:  # fmt: skip
     """The backend to run an op on.
 
     ``requested``: the caller's ``backend=`` argument (None = not stated). ``device``: where the tensors
     are. ``offered``: the backends that the op has. ``dtype``: of the tensors; backends that lack it
-    (:data:`DTYPES`) do not count as offered. Raises InvalidInputError for an unknown name and
-    BackendUnavailableError for one that is not live, is not offered, or is for another device or dtype.
+    (:data:`DTYPES`, or ``takes``, the op's own) do not count as offered. Raises InvalidInputError for an unknown name
+    and BackendUnavailableError for one that is not live, is not offered, or is for another device or dtype, and where
+    ``FASTUNLEARN_CPU_ISA`` names an instruction set that cannot run.
     """
-    source = "backend"
-    lacking = tuple(name for name in offered if dtype is not None and dtype not in DTYPES.get(name, (dtype,)))
+    source, takes = "backend", {**DTYPES, **(takes or {})}
+    lacking = tuple(name for name in offered if dtype is not None and dtype not in takes.get(name, (dtype,)))
     offered = tuple(name for name in offered if name not in lacking)
     if requested is None:
         requested = os.environ.get(BACKEND_VARIABLE, "").strip().lower() or None
         source = BACKEND_VARIABLE
     if requested is None:
         best = _best_first(device, dtype)
+        if "cpu" in best and "cpu" in offered and os.environ.get(ISA_VARIABLE) and _load("cpu")[0] is not None:
+            cpu_isa()  # one that was asked for by name and is not there: an error here too, not the reference
         return next(name for name in best if name in offered and not why_not_on(name, device))
     if requested not in BACKENDS:
         raise InvalidInputError(f"{source}={requested!r} is unknown; use one of {', '.join(BACKENDS)}")
     if requested in lacking:
         raise BackendUnavailableError(
-            f"{source}={requested!r} does not take {dtype}, only {', '.join(map(str, DTYPES[requested]))}"
+            f"{source}={requested!r} does not take {dtype} in this op, only {', '.join(map(str, takes[requested]))}: "
+            f"convert, or choose another backend"
         )
     if requested not in offered:
         raise BackendUnavailableError(

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -134,6 +135,25 @@ def test_other_gpus_get_intermediate_code_that_they_can_use(tree, tmp_path, pyth
         *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs.split()),
         f"-gencode=arch=compute_{fallback},code=compute_{fallback}",
     ]
+
+
+STAND_IN = """#!{python}
+import sys
+if "-o" in sys.argv:
+    open(sys.argv[sys.argv.index("-o") + 1], "w").write("new")
+"""
+
+
+def test_an_extension_in_use_is_replaced_and_not_written_over(tree, tmp_path, python):
+    """A process that runs the old one keeps it: written over, its code would change under it."""
+    nvcc, old = tmp_path / "nvcc", tree / "fastunlearn" / ("_cuda" + sysconfig.get_config_var("EXT_SUFFIX"))
+    nvcc.write_text(STAND_IN.format(python=sys.executable))
+    nvcc.chmod(0o755)
+    old.write_text("old")
+    with old.open() as held:
+        done = python(tree, "setup.py", "build_ext", "--inplace", FASTUNLEARN_CPU="0", NVCC=str(nvcc))
+        assert done.returncode == 0, done.stderr
+        assert (old.read_text(), held.read()) == ("new", "old")
 
 
 def test_an_architecture_that_is_none_is_named(tree, python):

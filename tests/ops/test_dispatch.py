@@ -170,6 +170,29 @@ def test_instruction_set_by_environment(isa):
         assert done.returncode != 0 and f"FASTUNLEARN_CPU_ISA='{isa}' cannot run here" in done.stderr
 
 
+@needs_cpu
+def test_an_instruction_set_asked_for_is_not_replaced_by_the_reference(monkeypatch):
+    monkeypatch.delenv("FASTUNLEARN_BACKEND", raising=False)
+    monkeypatch.setenv("FASTUNLEARN_CPU_ISA", "mmx")
+    with pytest.raises(BackendUnavailableError, match="FASTUNLEARN_CPU_ISA='mmx' cannot run here; use one of portable"):
+        choose_backend(None, CPU, ALL)
+    assert choose_backend("reference", CPU, ALL) == "reference"
+    assert choose_backend(None, CPU, ("reference",)) == "reference"
+    assert choose_backend(None, CPU, ALL, torch.float16, {"cpu": (torch.float32,)}) == "reference"
+
+
+def test_a_dtype_that_an_op_lacks_on_a_backend(monkeypatch):
+    takes = {"cpu": (torch.float32, torch.float64)}
+    monkeypatch.delenv("FASTUNLEARN_BACKEND", raising=False)
+    assert choose_backend(None, CPU, ALL, torch.float16, takes) == "reference"
+    words = r"='cpu' does not take torch\.float16 in this op, only torch\.float32, torch\.float64: convert"
+    with pytest.raises(BackendUnavailableError, match=f"backend{words}"):
+        choose_backend("cpu", CPU, ALL, torch.float16, takes)
+    monkeypatch.setenv("FASTUNLEARN_BACKEND", "cpu")
+    with pytest.raises(BackendUnavailableError, match=f"FASTUNLEARN_BACKEND{words}"):
+        choose_backend(None, CPU, ALL, torch.float16, takes)
+
+
 @pytest.mark.parametrize(
     "capability, best", [((8, 0), "cuda"), ((8, 9), "cuda"), ((9, 0), "triton"), ((10, 0), "triton"), ((12, 0), "cuda")]
 )

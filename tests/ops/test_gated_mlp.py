@@ -93,3 +93,13 @@ def test_errors_name_the_argument():
         activation.dual_backward(v["gate"], v["gate_t"], v["g"], v["h"][:1], "silu")
     with pytest.raises(InvalidInputError, match="x must be"):
         activation.dual_forward(v["gate"].long(), None, "silu")
+
+
+@ON_BACKENDS
+@pytest.mark.parametrize("kind", [kind for kind in gated_mlp.KINDS if kind != "relu2"])
+def test_derivatives_far_out(kind, backend):
+    """Where the square of x is no number any more: slopes 0 or 1, no curvature, and no NaN."""
+    x, one = torch.tensor([-1e20, 1e20]), torch.ones(2)
+    _, yt = activation.dual_forward(x, one[None], kind, backend=backend)
+    _, hx = activation.dual_backward(x, one[None], one, None, kind, backend=backend)
+    assert yt[0].tolist() == ([0, 0] if kind in ("sigmoid", "tanh") else [0, 1]) and not hx.any()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastunlearn.errors import InvalidInputError
-from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, ghost_gram, rows_gram
+from fastunlearn.ops.ghost_gram import embedding_gram, embedding_linear_gram, formed_gram, ghost_gram, gram, rows_gram
 from tests.ops.gram_cases import make_tokens
 
 x, g, offsets = make_tokens([2, 3], 4, 3, torch.float32)
@@ -20,6 +20,8 @@ T = torch.tensor
         ((x.int(), g, offsets), "x1 has dtype"),
         ((x, g.double(), offsets), "g1 is torch.float64"),
         ((x, g[:4], offsets), "x1 has 5 rows and g1 has 4"),
+        ((x[:, :0], g, offsets), "x1 and g1 need at least one column"),
+        ((x, g[:, :0], offsets), "x1 and g1 need at least one column"),
         ((x, g, offsets.int()), "offsets1 must be a 1-D int64"),
         ((x, g, T([0, 4])), "end with the number of tokens, 5"),
         ((x, g, T([1, 5])), "start with 0"),
@@ -32,8 +34,9 @@ T = torch.tensor
     ],
 )
 def test_ghost_gram(arguments, words):
-    with pytest.raises(InvalidInputError, match=words):
-        ghost_gram(*arguments)
+    for function in (ghost_gram, formed_gram, gram):
+        with pytest.raises(InvalidInputError, match=words):
+            function(*arguments)
 
 
 @pytest.mark.parametrize("out", [torch.empty(2, 3), torch.empty(2, 2, dtype=torch.float64)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,6 +140,37 @@ def test_bfloat16_by_the_library_and_by_our_own_products(monkeypatch):
                 want = function(*(wide[n] for n in names), backend="reference")
                 for value, truth in zip(got, want, strict=True):
                     check(value, truth, torch.bfloat16)
+
+
+@pytest.mark.parametrize("width", [33, 144, 160])
+def test_nan_stays_in_its_row(width):
+    """bfloat16 by the library, whose tiles are 32 columns wide: neither the next row nor what lies between rows comes
+    in, and no row loses its NaN."""
+    c = inputs(70, width, 45, 2, torch.bfloat16)
+    between = torch.full((70, width + 9), float("nan"), dtype=torch.bfloat16)
+    between[:, :width] = c["x"]
+    agree(c | {"x": between[:, :width]})
+    agree(c | {"x": between[:, :width], "xt": None})
+    for name in ("x", "xt"):
+        bad = c[name].clone()
+        bad[..., 5, 0] = float("nan")
+        some = c | {name: bad}
+        yt = op.dual_forward(*(some[n] for n in FORWARD), backend="cpu")[1]
+        assert yt.isnan().all(2).nonzero()[:, 1].tolist() == [5, 5]
+        assert int(yt.isnan().any(2).sum()) == 2
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer ends a process that asks so")
+def test_after_memory_ran_out():
+    """Working memory that is kept from call to call is there again after a call that found none."""
+    x, weight = torch.randn(7, 5), torch.randn(9, 5)
+    truth = op.dual_forward(x, None, weight, None, backend="cpu")[0]
+    y = torch.empty(7, 9)
+    problem = (9, [(cpu.matrix(weight), 5)], [(y.data_ptr(), 7, 9, False, [(cpu.matrix(x), 0)])], 0)
+    with pytest.raises(MemoryError):
+        cpu.extension("cpu").gemm(cpu.cpu_isa(), False, *problem, 10**9)  # some 10^14 bytes for as many threads
+    cpu.extension("cpu").gemm(cpu.cpu_isa(), False, *problem, 1)
+    assert torch.equal(y, truth)
 
 
 def test_the_check_fails_on_a_lost_slab():

@@ -118,6 +118,8 @@ def test_wrong_input_is_named(backend):
         ({"xt": case.xt[:1]}, "leading axes"),
         ({"weight": case.weight[:, :3]}, "weight"),
         ({"softcap": 0.0}, "softcap"),
+        ({"softcap": float("inf")}, "softcap=inf must be positive and finite"),
+        ({"logit_scale": float("nan")}, "logit_scale"),
         ({"weight_out": torch.zeros(7, 4, dtype=torch.float64)}, "weight_out"),
         ({"weight_out": torch.zeros(2, 7, 4)}, "weight_out"),
         ({"bias_out": torch.zeros(2, 6, dtype=torch.float64)}, "bias_out"),

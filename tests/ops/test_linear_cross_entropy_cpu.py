@@ -226,6 +226,14 @@ def test_chunks_and_threads_do_not_matter(run, shape, threads, monkeypatch):
             assert all(torch.equal(results[0][name], other[name]) for name in other)
 
 
+@pytest.mark.parametrize("run", RUNS)
+def test_a_layer_of_biases_alone(run, threads):
+    """Without columns the logits are the biases."""
+    for count in (1, 2):
+        threads(count)
+        agree(head_case(9, 0, 300, 2, dtype=torch.float32, bias=True), run)
+
+
 def test_nan_stays_nan():
     """A NaN in x is not hidden: its token's values and its rows are NaN, other tokens are not."""
     case = head_case(12, 8, 90, 1, dtype=torch.float32, masked=0.0)

@@ -72,8 +72,11 @@ def test_the_check_sees_a_wrong_result():
         close(wrong, torch.einsum("bip,kbp->kbi", g.double(), v.double()))
 
 
-def test_quantised_rows_are_within_half_a_step():
-    g = torch.randn(3, 5, 100)
+@pytest.mark.parametrize("size", [1.0, 3e-6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_quantised_rows_are_within_half_a_step(dtype, size):
+    """Of half types too, where a step is no number of the type, or hardly one."""
+    g = (torch.randn(3, 5, 100) * size).to(dtype)
     g[1, 2] = 0
     values, scales = quantise(g)
     assert ((truth(values, scales) - g).abs() <= 0.5001 * scales[..., None]).all()
@@ -91,6 +94,8 @@ def test_float64_is_the_references():
     "g, v, scales, message",
     [
         (torch.ones(2, 3), torch.ones(1, 2, 3), None, "g must be"),
+        (torch.tensor(1.0), torch.ones(1, 2, 3), None, "g must be"),
+        ([[[1.0]]], torch.ones(1, 1, 1), None, "g must be"),
         (torch.ones(2, 3, 4).mT, torch.ones(1, 2, 3), None, "contiguous"),
         (torch.ones(2, 3, 4), torch.ones(1, 2, 3), None, "the vectors are"),
         (torch.ones(2, 3, 4), torch.ones(1, 2, 4, dtype=torch.float64), None, "the vectors are"),
@@ -101,3 +106,11 @@ def test_float64_is_the_references():
 def test_bad_input(g, v, scales, message):
     with pytest.raises(InvalidInputError, match=message):
         dot(g, v, scales)
+
+
+def test_combine_names_what_is_wrong():
+    for g in (torch.tensor(1.0), torch.ones(2, 3), [[[1.0]]]):
+        with pytest.raises(InvalidInputError, match="g must be"):
+            combine(g, torch.ones(1, 2, 3))
+    with pytest.raises(InvalidInputError, match=r"they must be \(k, 2, 3\)"):
+        combine(torch.ones(2, 3, 4), torch.ones(1, 2, 4))

@@ -58,8 +58,14 @@ constexpr int high_lane(int l, int d, int n) { return l & d ? n + l : l + d; }
 template <int D, class V, int... I>
 inline void exchange(V& a, V& b, Numbers<I...>) {
     constexpr int n = sizeof...(I);
+#if defined(__clang__) || __GNUC__ >= 12
     const V low = __builtin_shufflevector(a, b, low_lane(I, D, n)...);
     b = __builtin_shufflevector(a, b, high_lane(I, D, n)...);
+#else
+    using Picks = decltype(a < b);  // whole numbers, as many and as wide
+    const V low = __builtin_shuffle(a, b, Picks{low_lane(I, D, n)...});
+    b = __builtin_shuffle(a, b, Picks{high_lane(I, D, n)...});
+#endif
     a = low;
 }
 

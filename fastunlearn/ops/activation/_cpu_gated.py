@@ -16,7 +16,7 @@ def _view(tensors: list[Tensor | None], leads: list[int]) -> tuple[tuple[int, in
     """The tensors as rows; as one single row where all of them are contiguous."""
     if all(t is None or t.is_contiguous() for t in tensors):
         flat = [
-            None if t is None else t.detach().view(*t.shape[:lead], 1, -1)
+            None if t is None else t.detach().resolve_neg().view(*t.shape[:lead], 1, -1)
             for t, lead in zip(tensors, leads, strict=True)
         ]
     else:

@@ -7,7 +7,7 @@ makes BLOCK numbers of one row for all K tangents, so that the primal is read an
 import triton
 import triton.language as tl
 
-from fastunlearn.ops._triton_math import log1p, tanh
+from fastunlearn.ops._triton_math import log1p, normal, tanh
 
 
 @triton.jit
@@ -26,9 +26,9 @@ def derivatives(x, KIND: tl.constexpr):
             return positive, step, tl.zeros_like(x)
         return positive * positive, 2 * positive, 2 * step
     elif KIND == "gelu":
-        below = 0.5 * (1 + tl.erf(x * 0.7071067811865476))
-        density = tl.exp(-0.5 * x * x) * 0.3989422804014327
-        return x * below, below + x * density, density * (2 - x * x)
+        below, density = normal(x)
+        near = tl.minimum(_at_least(x, -100.0), 100.0, propagate_nan=tl.PropagateNan.ALL)  # beyond it the density is 0
+        return x * below, below + near * density, density * (2 - near * near)
     elif KIND == "gelu_tanh":
         near = tl.minimum(_at_least(x, -20.0), 20.0, propagate_nan=tl.PropagateNan.ALL)
         w = 1.5957691216057308 * (near + 0.044715 * near * near * near)

@@ -22,8 +22,9 @@ def _silu(x: Tensor, slope: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
 def _gelu(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x Phi(x), Phi the normal distribution."""
     below = 0.5 * torch.erfc(-x / math.sqrt(2))
-    density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return x * below, below + x * density, density * (2 - x * x)
+    near = x.clamp(-100, 100)  # beyond it the density is 0 in every dtype, and the square would overflow
+    density = torch.exp(-0.5 * near * near) / math.sqrt(2 * math.pi)
+    return x * below, below + near * density, density * (2 - near * near)
 
 
 def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,9 +28,11 @@ class _Call:
         self.common = (isa or cpu_isa(), DTYPES[q.dtype], sizes, inputs, self._scores(spec))
 
     def tensor(self, x: Tensor | None) -> tuple[int, int, int, int, int]:
-        """Address and strides; only the last axis must be contiguous, else a copy is made."""
+        """Address and strides; only the last axis must be contiguous, else a copy is made. So it is of a tensor whose
+        sign PyTorch puts off (``resolve_neg``)."""
         if x is None:
             return _NONE
+        x = x.resolve_neg()
         if x.stride(-1) != 1 and x.shape[-1] > 1:
             x = x.contiguous()
         self.alive.append(x)
@@ -40,19 +42,19 @@ class _Call:
     def _scores(self, spec: AttentionSpec) -> tuple:
         kind, mask_address, strides, slopes = 0, 0, (0, 0, 0, 0), 0
         if spec.mask is not None:
-            mask = spec.mask if spec.mask.dtype == torch.bool else spec.mask.to(self.wide)
+            mask = spec.mask if spec.mask.dtype == torch.bool else spec.mask.to(self.wide).resolve_neg()
             mask = mask.expand(*self.q_shape[:3], self.k_shape[2])  # a stride of 0 where it broadcasts
             kind, mask_address, strides = 1 if mask.dtype == torch.bool else 2, mask.data_ptr(), mask.stride()
             self.alive.append(mask)
         if spec.alibi is not None:
-            alibi = spec.alibi.to(self.wide).contiguous()
+            alibi = spec.alibi.to(self.wide).resolve_neg().contiguous()
             slopes = alibi.data_ptr()
             self.alive.append(alibi)
         return (spec.scale, spec.softcap or 0.0, spec.causal, spec.window or 0, kind, mask_address, strides, slopes)
 
     def statistics(self, stats: Statistics) -> tuple[int, ...]:
         """Addresses of lse, mean_t, lse_rest; 0 for what is not there."""
-        contiguous = [None if x is None else x.contiguous() for x in stats]
+        contiguous = [None if x is None else x.resolve_neg().contiguous() for x in stats]
         self.alive += [x for x in contiguous if x is not None]
         return _addresses(*contiguous)
 

@@ -82,6 +82,8 @@ def check_side(x: Tensor, g: Tensor, offsets: Tensor, number: int, first: Side |
     check_matrix(g, f"g{number}", like=x, width=first.g.shape[1] if first else None)
     if x.shape[0] != g.shape[0]:
         raise InvalidInputError(f"x{number} has {x.shape[0]} rows and g{number} has {g.shape[0]}: one per token")
+    if x.shape[1] == 0 or g.shape[1] == 0:
+        raise InvalidInputError(f"x{number} and g{number} need at least one column: leave a layer without weights out")
     return Side(x.detach(), g.detach(), check_offsets(offsets, x, f"offsets{number}"))
 
 

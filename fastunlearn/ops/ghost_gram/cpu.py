@@ -13,7 +13,8 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 
 
 def _rows(value: Tensor) -> Tensor:
-    """``value`` itself where its rows are contiguous (any row stride), else a contiguous copy."""
+    """``value`` itself where its rows are contiguous (any row stride), else a contiguous copy; the sign in memory."""
+    value = value.resolve_neg()
     return value if value.stride(1) == 1 and value.stride(0) >= value.shape[1] else value.contiguous()
 
 

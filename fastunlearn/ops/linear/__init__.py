@@ -27,8 +27,7 @@ BACKENDS = ("reference", "cpu", "triton")
 
 def _choose(backend: str | None, like: Tensor) -> str:
     """The backend. float16 has no CPU kernel: it is computed by the reference, and "cpu" asked for by name raises."""
-    offered = BACKENDS if like.dtype in cpu.DTYPES else tuple(name for name in BACKENDS if name != "cpu")
-    chosen = choose_backend(backend, like.device, offered, like.dtype)
+    chosen = choose_backend(backend, like.device, BACKENDS, like.dtype, {"cpu": cpu.DTYPES})
     mode_of(like.dtype, chosen)
     return chosen
 

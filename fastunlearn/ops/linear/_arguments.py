@@ -13,7 +13,8 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check(name: str, value: Tensor | None, shape: tuple[int | None, ...], like: Tensor) -> Tensor | None:
-    """``value`` detached, after a check of its shape (None in ``shape`` = any size), dtype and device."""
+    """``value`` detached, after a check of its shape (None in ``shape`` = any size), dtype and device. A sign that
+    PyTorch puts off to the next operation (the imaginary part of a conjugate) is there: kernels read the memory."""
     if value is None:
         return None
     fits = value.dim() == len(shape) and all(w is None or w == s for w, s in zip(shape, value.shape, strict=True))
@@ -25,16 +26,16 @@ def check(name: str, value: Tensor | None, shape: tuple[int | None, ...], like: 
             f"{name} is {value.dtype} on {value.device}; give it the dtype and device of the others, "
             f"{like.dtype} on {like.device}"
         )
-    return value.detach()
+    return value.detach().resolve_neg()
 
 
 def check_matrix(name: str, value: Tensor) -> Tensor:
-    """``value`` detached, after a check that it is a floating 2-D tensor."""
+    """``value`` detached as by :func:`check`, after a check that it is a floating 2-D tensor."""
     if not isinstance(value, Tensor) or value.dim() != 2:
         raise InvalidInputError(f"{name} must be a 2-D tensor; flatten the leading axes")
     if value.dtype not in FLOATS:
         raise InvalidInputError(f"{name} has dtype {value.dtype}; use float32, float64, bfloat16 or float16")
-    return value.detach()
+    return value.detach().resolve_neg()
 
 
 def check_streams(**tangents: Tensor | None) -> int:

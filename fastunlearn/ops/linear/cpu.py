@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from fastunlearn.errors import BackendUnavailableError
 from fastunlearn.ops import _memory as fresh
@@ -70,6 +70,13 @@ def _by_library(dtype: torch.dtype, isa: str | None) -> bool:
     return dtype == torch.bfloat16 and not own and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def _linear(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``a @ b.T + bias``. oneDNN reads rows of ``a`` in whole tiles of 32 columns (AMX), and multiplies by zero what is
+    past the end. That is the next row, or what lies between rows, and may be NaN: zeros are put there."""
+    rest = -a.shape[1] % 32
+    return linear(pad(a, (0, rest))[:, : a.shape[1]] if rest else a, b, bias)
+
+
 def _stacked(
     left: Sequence[Tensor | None], right: Sequence[Tensor | None], bias: Tensor | None = None
 ) -> Tensor | None:
@@ -78,7 +85,7 @@ def _stacked(
     if not pairs:
         return None
     a, b = zip(*pairs, strict=True)
-    return linear(a[0], b[0], bias) if len(pairs) == 1 else linear(torch.cat(a, 1), torch.cat(b, 1), bias)
+    return _linear(a[0], b[0], bias) if len(pairs) == 1 else _linear(torch.cat(a, 1), torch.cat(b, 1), bias)
 
 
 def _streams_of(value: Tensor | None, streams: int) -> Sequence[Tensor | None]:
@@ -86,7 +93,7 @@ def _streams_of(value: Tensor | None, streams: int) -> Sequence[Tensor | None]:
 
 
 def _library_forward(x, xt, weight, weight_t, bias, bias_t, streams):
-    y, found = linear(x, weight, bias), []
+    y, found = _linear(x, weight, bias), []
     tangents = zip(*(_streams_of(value, streams) for value in (xt, weight_t, bias_t)), strict=True)
     for one, moved, shift in tangents:
         product = _stacked((one, x), (weight, moved), shift)
@@ -95,7 +102,7 @@ def _library_forward(x, xt, weight, weight_t, bias, bias_t, streams):
 
 
 def _library_backward(weight, weight_t, g, h, streams):
-    gx = None if g is None else linear(g, weight.T)
+    gx = None if g is None else _linear(g, weight.T)
     if h is None and (g is None or weight_t is None):
         return gx, None
     turned = None if weight_t is None else weight_t.mT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -52,8 +54,10 @@ def check_call(
     weight_t = check("weight_t", weight_t, (None, vocabulary, width), x)
     bias, bias_t = check("bias", bias, (vocabulary,), x), check("bias_t", bias_t, (None, vocabulary), x)
     streams = check_streams(xt=xt, weight_t=weight_t, bias_t=bias_t)
-    if softcap is not None and not softcap > 0:
-        raise InvalidInputError(f"softcap={softcap!r} must be positive; pass None for no cap")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise InvalidInputError(f"softcap={softcap!r} must be positive and finite; pass None for no cap")
+    if not math.isfinite(logit_scale):
+        raise InvalidInputError(f"logit_scale={logit_scale!r} must be finite")
     if token_weights is not None:
         check_weights(token_weights, x)
     head = Head(weight, weight_t, bias, bias_t, softcap, float(logit_scale))

@@ -25,7 +25,7 @@ def _address(value: Tensor | None) -> int:
 
 
 def _wide(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if value is None else value.to(dtype).contiguous()
+    return None if value is None else value.to(dtype).resolve_neg().contiguous()
 
 
 def _sum(out: Tensor | None, axes: int, dtype: torch.dtype) -> Tensor | None:

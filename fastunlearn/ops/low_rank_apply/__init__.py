@@ -23,25 +23,27 @@ def dot(g: Tensor, v: Tensor, scales: Tensor | None = None, *, backend: str | No
     (float64 for a float64 g). ``scales`` (blocks, m) float32: a factor for each row, which int8 must have. Raises
     InvalidInputError and BackendUnavailableError.
     """
-    return _apply("low_rank_dot", g, v, scales, g.shape[-1], g.shape[1] if g.dim() == 3 else 0, backend)
+    return _apply("low_rank_dot", g, v, scales, 2, 1, backend)
 
 
 def combine(g: Tensor, w: Tensor, scales: Tensor | None = None, *, backend: str | None = None) -> Tensor:
     """``sum_i w[j, b, i] G[b, i, p]`` as (k, blocks, B), for w (k, blocks, m). Otherwise as :func:`dot`."""
-    return _apply("low_rank_combine", g, w, scales, g.shape[1] if g.dim() == 3 else 0, g.shape[-1], backend)
+    return _apply("low_rank_combine", g, w, scales, 1, 2, backend)
 
 
 def quantise(g: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (blocks, m, B) as int8, rounded to the nearest, and their scales (blocks, m) float32: max|g| / 127."""
-    scales = (g.abs().amax(-1) / 127).float()
+    g = g.float()  # steps of a half type's smallest numbers are no numbers of it
+    scales = g.abs().amax(-1) / 127
     safe = torch.where(scales > 0, scales, 1)
-    return (g / safe[..., None].to(g)).round().clamp(-127, 127).to(torch.int8), scales
+    return (g / safe[..., None]).round().clamp(-127, 127).to(torch.int8), scales
 
 
-def _apply(name, g, x, scales, reads: int, gives: int, backend: str | None) -> Tensor:
+def _apply(name, g, x, scales, read_axis: int, given_axis: int, backend: str | None) -> Tensor:
     if not isinstance(g, Tensor) or g.dim() != 3 or g.dtype not in DTYPES or not g.is_contiguous():
         raise InvalidInputError("g must be a contiguous (blocks, m, B) tensor of float64, float32, bfloat16 or int8")
     wanted = torch.float64 if g.dtype == torch.float64 else torch.float32
+    reads, gives = g.shape[read_axis], g.shape[given_axis]
     if x.dim() != 3 or x.shape[0] < 1 or x.shape[1:] != (g.shape[0], reads) or x.dtype != wanted:
         raise InvalidInputError(
             f"the vectors are {tuple(x.shape)} {x.dtype}; they must be (k, {g.shape[0]}, {reads}) {wanted}"

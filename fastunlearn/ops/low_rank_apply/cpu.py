@@ -14,7 +14,7 @@ STORED = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 def apply(name: str, g: Tensor, scales: Tensor | None, x: Tensor, width: int, isa: str | None = None) -> Tensor:
     """``name`` "low_rank_dot" or "low_rank_combine"; x (k, blocks, .) float32; the result's last axis is ``width``."""
-    x = x.contiguous()
+    g, x = g.resolve_neg(), x.resolve_neg().contiguous()  # a sign that is put off must be in memory
     out = torch.empty(x.shape[0], x.shape[1], width, dtype=torch.float32)
     sizes = [g.shape[0], g.shape[1], g.shape[2], x.shape[0]]
     kernel = getattr(extension("cpu"), name)

@@ -14,7 +14,7 @@ def _wide(value: Tensor | None, dtype: torch.dtype, offset: float = 0.0) -> Tens
     """A per-channel operand in the accumulator dtype, contiguous, plus ``offset``."""
     if value is None:
         return None
-    value = value.detach().to(accumulator(dtype)).contiguous()
+    value = value.detach().to(accumulator(dtype)).resolve_neg().contiguous()
     return value + offset if offset else value
 
 

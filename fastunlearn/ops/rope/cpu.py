@@ -15,13 +15,13 @@ def apply(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool,
     out = torch.empty(x.shape, dtype=x.dtype)
     if not x.numel():
         return out
-    x = x.detach()
+    x = x.detach().resolve_neg()
     if x.stride(-1) != 1:
         x = x.contiguous()
     if x.dim() == 3 and cos.dim() == 3:
         x = x.unsqueeze(1)  # (B, S, D) is (B, one head, S, D)
     five = x.view(*[1] * (5 - x.dim()), *x.shape) if x.dim() <= 5 else x.reshape(-1, *x.shape[-4:])
-    cos, sin = (table.detach().to(accumulator(x.dtype)).contiguous() for table in (cos, sin))
+    cos, sin = (table.detach().to(accumulator(x.dtype)).resolve_neg().contiguous() for table in (cos, sin))
     batch = cos.shape[-2] * cos.shape[-1] if cos.dim() == 3 and cos.shape[0] > 1 else 0
     extension("cpu").rope(
         isa or cpu_isa(), DTYPES[x.dtype], [*five.shape, cos.shape[-1]], five.data_ptr(), list(five.stride()[:4]),

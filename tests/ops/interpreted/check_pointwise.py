@@ -123,6 +123,21 @@ def test_softplus_far_below_zero():
     assert ((got - want).abs() <= 1e-6 * want).all()
 
 
+def test_the_tail_of_gelu():
+    """f and f' keep their digits far below 0, where 1 + erf(x / sqrt(2)) has none; NaN and large numbers stay."""
+    x = torch.cat([torch.linspace(-12.5, -1, 231), torch.linspace(-1, 12, 53)])
+    got, got_t = activation.dual_forward(x, torch.ones(1, *x.shape), "gelu")
+    f, f1, _ = plain_activation.derivatives(x.double(), "gelu")
+    assert ((got.double() - f).abs() <= 2e-5 * f.abs()).all()
+    far = x < -2  # f' has a zero at -0.75
+    assert ((got_t[0].double() - f1).abs() <= 2e-5 * f1.abs())[far].all()
+    rare = torch.tensor([float("nan"), 1e20, -1e20])
+    got, _ = activation.dual_forward(rare, None, "gelu")
+    _, bent = activation.dual_backward(rare, torch.ones(1, 3), torch.ones(3), None, "gelu")
+    assert got[0].isnan() and got[1] == rare[1] and got[2] == 0
+    assert bent[0, 0].isnan() and not bent[0, 1:].any()
+
+
 @pytest.mark.parametrize("kept", OPTIONAL)
 def test_gated_with_missing_arguments(kept):
     gate, up, *rest = gated_inputs(3, (2, 5, 20))
