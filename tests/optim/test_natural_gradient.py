@@ -34,6 +34,14 @@ def test_it_is_the_dense_solve(kind, tiny_gpt2, batch):
     assert found.loss.item() == pytest.approx(model(**batch).loss.item(), rel=1e-6)  # transformers' loss is in float32
 
 
+def test_dropout_is_off_meanwhile_also_while_labels_are_drawn(tiny_gpt2, batch):
+    model = tiny_gpt2(layers=1, embd_pdrop=0.5)
+    still = flat(natural_gradient(model, batch, damping=DAMPING, kind="sampled", seed=2).tensors)
+    state = torch.random.get_rng_state()
+    found = flat(natural_gradient(model.train(), batch, damping=DAMPING, kind="sampled", seed=2).tensors)
+    assert torch.equal(found, still) and model.training and torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_blocks_are_solved_apart(tiny_llama, batch):
     model = tiny_llama(layers=1)
     own, found = plain_rows(model, to_samples(batch)), natural_gradient(model, batch, damping=DAMPING, blocks="tensor")
