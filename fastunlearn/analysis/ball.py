@@ -152,11 +152,13 @@ def sharpness(
     first = slope if float(slope.norm()) > 0 else random_start(matrix, 1, seed + 1)[:, 0]
     found = recurrence(matrix, torch.stack([first, random], 1), steps)
     assert found.basis is not None
-    nodes, vectors = torch.linalg.eigh(found.small())
-    own, other = found.basis[..., 0].T, found.basis[..., 1].T  # (P, steps)
-    top = other @ vectors[1, :, -1].to(other)
+    # Where a space was used up the recurrence went on with zeros, whose eigenvalue 0 is none of the matrix's.
+    own, other = (one[:, one.norm(dim=0) > 0.5] for one in (found.basis[..., 0].T, found.basis[..., 1].T))  # (P, steps)
+    last = other.shape[1]
+    nodes, vectors = torch.linalg.eigh(found.small()[1, :last, :last])
+    top = other @ vectors[:, -1].to(other)
     top = top / top.norm()
-    basis = torch.linalg.qr(torch.cat([own[:, own.norm(dim=0) > 0.5], top[:, None]], 1))[0]
+    basis = torch.linalg.qr(torch.cat([own, top[:, None]], 1))[0]
     small = (basis.T @ (matrix @ basis)).double()
     y = maximum_in_ball((basis.T @ slope).double(), (small + small.T) / 2, radius)
     predicted = float((basis.T @ slope).double() @ y + y @ small @ y / 2)
@@ -169,6 +171,6 @@ def sharpness(
     best = max(rises, key=lambda name: rises[name])
     e = scale * candidates[best]
     shares = torch.linspace(-1, 1, profile, dtype=torch.float64).tolist() if profile else []
-    error = float(vectors[1, -1, -1].abs() * found.beta[-1, 1])
-    return Sharpness(rises[best], here, rises, predicted, Extreme(float(nodes[1, -1]), error), radius, e,
+    error = float(vectors[-1, -1].abs() * found.beta[last - 1, 1])
+    return Sharpness(rises[best], here, rises, predicted, Extreme(float(nodes[-1]), error), radius, e,
                      [(t, evaluate(t * e)) for t in shares])  # fmt: skip

@@ -70,6 +70,29 @@ def test_it_is_the_maximum_of_the_dense_quadratic_and_the_loss_there(adaptive, t
     ElementTree.fromstring(found.svg())
 
 
+class Bowl(torch.nn.Module):
+    """A loss ``h |w|^2 / 2 + c . w``, whose Krylov spaces have one dimension."""
+
+    def __init__(self, h: float):
+        super().__init__()
+        self.h, self.w = h, torch.nn.Parameter(torch.tensor([1.0, 0.5, -2.0, 3.0, 1.0], dtype=torch.float64))
+
+    def forward(self, c):
+        return self.h * self.w.square().sum() / 2 + (c * self.w).sum()
+
+
+@pytest.mark.parametrize("h", [-1.0, 0.0, 2.0])
+def test_a_krylov_space_that_is_used_up(h):
+    """A straight loss and a hill have no eigenvalue above 0, and the zeros behind the space's end are none."""
+    c = torch.tensor([3.0, 1.0, 2.0, 4.0, 5.0], dtype=torch.float64)
+    model = Bowl(h)
+    found = fu.sharpness(model, {"c": c}, loss=lambda model, batch: model(batch["c"]), radius=0.1, steps=20)
+    g = c + h * model.w.detach()
+    assert found.eigenvalue.value == pytest.approx(h, abs=1e-12)
+    assert found.value == pytest.approx(0.1 * g.norm().item() + h * 0.1**2 / 2)  # along the gradient
+    assert found.predicted == pytest.approx(found.value) and len(found.rises) == 4
+
+
 def test_it_rises_with_the_radius_and_beats_the_first_order_point(tiny_llama, batch):
     model = tiny_llama(torch.float32, layers=1)
     small, large = (fu.sharpness(model, batch, radius=r, params=PART, steps=10) for r in (0.05, 0.5))
