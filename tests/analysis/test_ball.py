@@ -93,6 +93,17 @@ def test_a_krylov_space_that_is_used_up(h):
     assert found.predicted == pytest.approx(found.value) and len(found.rises) == 4
 
 
+def test_half_precision_does_not_swallow_the_step(tiny_llama, batch):
+    """At this radius most of the step is below a bfloat16 weight's last digit."""
+    narrow, wide = tiny_llama(torch.bfloat16), tiny_llama(torch.float32)
+    wide.load_state_dict(narrow.state_dict())
+    before = [p.detach().clone() for p in narrow.parameters()]
+    found, truth = (fu.sharpness(model, batch, radius=1e-3, steps=4) for model in (narrow, wide))
+    assert found.value == pytest.approx(truth.value, rel=0.02) and found.loss == pytest.approx(truth.loss, rel=1e-6)
+    assert found.value == pytest.approx(found.predicted, rel=0.05)
+    assert all(torch.equal(p, old) and p.dtype == old.dtype for p, old in zip(narrow.parameters(), before, strict=True))
+
+
 def test_it_rises_with_the_radius_and_beats_the_first_order_point(tiny_llama, batch):
     model = tiny_llama(torch.float32, layers=1)
     small, large = (fu.sharpness(model, batch, radius=r, params=PART, steps=10) for r in (0.05, 0.5))
