@@ -117,6 +117,10 @@ class Sophia(torch.optim.Optimizer):
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("steps", 0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: PyTorch's leaves out what is not in the groups."""
+        return {**super().__getstate__(), "kind": self.kind, "every": self.every, "seed": self.seed}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As PyTorch's, but for its cast of all state to the weights' dtype: a resumed run goes on with the bits."""
         super().load_state_dict(state_dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -100,6 +102,20 @@ def test_state_goes_through_a_state_dict(tiny_llama, batch):
     after.load_state_dict(before.state_dict())
     run(half, after, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
+
+
+def test_a_copy_has_its_settings(tiny_llama, batch):
+    """The weights of a model that is copied with its optimizer are the copy's."""
+    original = tiny_llama(layers=1)
+    both = original, NaturalGradient(original.parameters(), damping=DAMPING, trust=0.5, kind="sampled", seed=4)
+    pairs = both, copy.deepcopy(both)
+    for model, optimizer in pairs:
+        for _ in range(2):
+            optimizer.zero_grad()
+            optimizer.backward(model, batch)
+            optimizer.step()
+    (one, _), (other, _) = pairs
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_groups_and_a_closure(tiny_llama, batch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -102,6 +104,17 @@ def test_a_resumed_run_in_half_precision_goes_on_with_the_same_bits():
     assert torch.equal(second, whole)
     for name, value in straight.state[whole].items():
         assert value.dtype == torch.float32 and torch.equal(after.state[second][name], value), name
+
+
+def test_a_copy_goes_on_like_the_original():
+    one = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+    optimizer = Sophia([one], lr=0.01, every=3)
+    quadratic(optimizer, one, 4)
+    copied = copy.deepcopy(optimizer)
+    other = copied.param_groups[0]["params"][0]
+    quadratic(optimizer, one, 4)
+    quadratic(copied, other, 4)
+    assert torch.equal(one, other) and copied.every == 3
 
 
 def test_groups_have_settings_of_their_own():
