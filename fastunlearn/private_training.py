@@ -42,7 +42,10 @@ class PrivateLog:
 
 
 def epsilon(*, noise: float, sample_rate: float, steps: int, delta: float) -> float:
-    """The privacy that so many steps cost. Raises InvalidInputError without Opacus."""
+    """The privacy that so many steps cost, at least 0. Raises InvalidInputError for a delta that is not between 0 and
+    1, and without Opacus."""
+    if not 0 < delta < 1:
+        raise InvalidInputError(f"delta={delta!r} must lie between 0 and 1: take well below 1 / records")
     try:
         from opacus.accountants import RDPAccountant
     except ImportError:
@@ -51,7 +54,7 @@ def epsilon(*, noise: float, sample_rate: float, steps: int, delta: float) -> fl
         ) from None
     accountant = RDPAccountant()
     accountant.history = [(noise, sample_rate, steps)]
-    return float(accountant.get_epsilon(delta))
+    return max(0.0, float(accountant.get_epsilon(delta)))  # its bound falls below 0 for a large delta
 
 
 def clipped_sum(gradients: SampleGradients, max_norm: float) -> dict[str, Tensor]:
@@ -85,6 +88,9 @@ def train_private(
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise InvalidInputError(f"{name}={value!r} must be a number above 0")
+    for number, sample in enumerate(samples, 1):
+        if not sample.targets:
+            raise InvalidInputError(f"sample {number} of samples has no target token to learn: leave it out")
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidInputError(f"{name}={value!r} must be an integer of at least 1")

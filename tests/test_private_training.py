@@ -129,6 +129,15 @@ def test_bad_arguments():
         train_private(Bigram(), samples(), steps=1, batch_size=2, noise=0, seed=0, pad_token_id=0)
     with pytest.raises(InvalidInputError, match="batch_size=9 must be at most"):
         train_private(Bigram(), samples(), steps=1, batch_size=9, noise=1.0, seed=0, pad_token_id=0)
+    with pytest.raises(InvalidInputError, match=r"delta=1\.5 must lie between 0 and 1"):
+        train_private(Bigram(), samples(), steps=1, batch_size=2, noise=1.0, delta=1.5, seed=0, pad_token_id=0)
+    silent = Encoded(torch.arange(1, 5), torch.full((4,), -100))
+    with pytest.raises(InvalidInputError, match="sample 8 of samples has no target"):
+        train_private(Bigram(), [*samples(), silent], steps=1, batch_size=2, noise=1.0, seed=0, pad_token_id=0)
+
+
+def test_no_privacy_is_better_than_all_of_it():
+    assert epsilon(noise=1.0, sample_rate=0.5, steps=10, delta=0.99) == 0.0
 
 
 def test_without_opacus_the_mend_is_named(monkeypatch):

@@ -12,6 +12,7 @@ arXiv 2102.11600), which does not change when a layer is scaled up and the next 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from fastunlearn.dual.dual_pass import loss_of
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.first_order import gradient
 from fastunlearn.operators.hessian import Hessian
+from fastunlearn.operators.model_state import widened
 from fastunlearn.operators.parameters import Choice
 
 from ._lanczos import count, random_start, recurrence
@@ -93,11 +95,17 @@ class _Adapted:
 
 
 def _evaluator(hessian: Hessian) -> Callable[[Tensor | None], float]:
-    """``loss(e)``: the loss at the weights plus a flat vector, which come back to the bit."""
+    """``loss(e)``: the loss at the weights plus a flat vector, which come back to the bit. A weight of half precision
+    would swallow most of a short vector: such models are evaluated in float32."""
     walk, space = hessian.walk, hessian.space
+    half = any(p.dtype.itemsize < torch.float32.itemsize for p in walk.parameters.values())
 
     @torch.no_grad()
     def loss(e: Tensor | None) -> float:
+        with widened(walk.model, torch.float32) if half else nullcontext():
+            return moved(e)
+
+    def moved(e: Tensor | None) -> float:
         kept = {} if e is None else {name: p.detach().clone() for name, p in walk.parameters.items()}
         try:
             if e is not None:
@@ -106,7 +114,8 @@ def _evaluator(hessian: Hessian) -> Callable[[Tensor | None], float]:
             total = torch.zeros((), dtype=torch.float64)
 
             def step(part: Any) -> None:
-                value = loss_of(walk.model, part.batch) if walk.loss is None else walk.loss(walk.model, part.batch)
+                batch = {n: _single(v) for n, v in part.batch.items()} if half else part.batch
+                value = loss_of(walk.model, batch) if walk.loss is None else walk.loss(walk.model, batch)
                 total.add_(value.double().cpu(), alpha=part.factor)
 
             rest = walk.average(step)
@@ -116,6 +125,12 @@ def _evaluator(hessian: Hessian) -> Callable[[Tensor | None], float]:
                 walk.parameters[name].copy_(before)
 
     return loss
+
+
+def _single(value: Any) -> Any:
+    """A tensor of half precision in float32; anything else as it is."""
+    narrow = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if narrow else value
 
 
 def sharpness(
@@ -135,7 +150,8 @@ def sharpness(
     ``steps`` passes with two vectors each, and ``steps`` + 1 products more; keeps 3 x steps vectors. ``loss``,
     ``params``: as for ``fu.Hessian``.
     ``profile``: so many losses along the direction found, from -1 to 1 times it. The weights are moved for the
-    evaluations, and put back. Raises InvalidInputError.
+    evaluations, and put back; where they are of half precision, they and the buffers are in float32 for that time.
+    Raises InvalidInputError.
     """
     if not 0 < radius < float("inf"):
         raise InvalidInputError(f"radius={radius!r} must be a finite number above 0")
@@ -152,11 +168,13 @@ def sharpness(
     first = slope if float(slope.norm()) > 0 else random_start(matrix, 1, seed + 1)[:, 0]
     found = recurrence(matrix, torch.stack([first, random], 1), steps)
     assert found.basis is not None
-    nodes, vectors = torch.linalg.eigh(found.small())
-    own, other = found.basis[..., 0].T, found.basis[..., 1].T  # (P, steps)
-    top = other @ vectors[1, :, -1].to(other)
+    # Where a space was used up the recurrence went on with zeros, whose eigenvalue 0 is none of the matrix's.
+    own, other = (one[:, one.norm(dim=0) > 0.5] for one in (found.basis[..., 0].T, found.basis[..., 1].T))  # (P, steps)
+    last = other.shape[1]
+    nodes, vectors = torch.linalg.eigh(found.small()[1, :last, :last])
+    top = other @ vectors[:, -1].to(other)
     top = top / top.norm()
-    basis = torch.linalg.qr(torch.cat([own[:, own.norm(dim=0) > 0.5], top[:, None]], 1))[0]
+    basis = torch.linalg.qr(torch.cat([own, top[:, None]], 1))[0]
     small = (basis.T @ (matrix @ basis)).double()
     y = maximum_in_ball((basis.T @ slope).double(), (small + small.T) / 2, radius)
     predicted = float((basis.T @ slope).double() @ y + y @ small @ y / 2)
@@ -169,6 +187,6 @@ def sharpness(
     best = max(rises, key=lambda name: rises[name])
     e = scale * candidates[best]
     shares = torch.linspace(-1, 1, profile, dtype=torch.float64).tolist() if profile else []
-    error = float(vectors[1, -1, -1].abs() * found.beta[-1, 1])
-    return Sharpness(rises[best], here, rises, predicted, Extreme(float(nodes[1, -1]), error), radius, e,
+    error = float(vectors[-1, -1].abs() * found.beta[last - 1, 1])
+    return Sharpness(rises[best], here, rises, predicted, Extreme(float(nodes[-1]), error), radius, e,
                      [(t, evaluate(t * e)) for t in shares])  # fmt: skip

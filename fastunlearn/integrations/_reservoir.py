@@ -14,17 +14,37 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from fastunlearn.data.encode import Encoded
+from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.samples import Row, Sample, sample_digest, to_samples
 
 __all__ = ["Reservoir", "rows_of"]
 
 
 def rows_of(batch: Mapping) -> list[Sample]:
-    """The rows of a training batch that have a token to score, without padding on either side."""
+    """The rows of a training batch that have a token to score, without padding on either side. Raises InvalidInputError
+    where a row holds several sequences that do not see each other."""
+    _check_positions(batch)
     names = ("input_ids", "labels", "attention_mask")
     batch = {name: batch[name].cpu() for name in names if batch.get(name) is not None}
     found = (_stripped(sample) for sample in to_samples(batch))
     return [sample for sample in found if bool((sample.labels[1:] != -100).any())]
+
+
+def _check_positions(batch: Mapping) -> None:
+    """A record is read on its own, its tokens counted one by one. Positions that start again within a row also cut the
+    attention there, which a record could not say."""
+    positions, mask = batch.get("position_ids"), batch.get("attention_mask")
+    if positions is None:
+        return
+    jumps = positions.diff(dim=-1) != 1
+    if mask is not None and mask.dim() == 2:
+        jumps = jumps & (mask[:, 1:] != 0).to(jumps.device) & (mask[:, :-1] != 0).to(jumps.device)
+    if bool(jumps.any()):
+        raise InvalidInputError(
+            "KeepFisherCallback: position_ids start again within a row (sequences packed without padding), so that a "
+            "row is no record: train with a collator that pads, or keep the Fisher after training, with "
+            "fastunlearn.keep_fisher"
+        )
 
 
 def _stripped(sample: Sample) -> Sample:

@@ -72,8 +72,9 @@ def make_model(
     from transformers import AutoModelForCausalLM
 
     config = configuration(shape, **sizes)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     model.config.use_cache = False
     return model.eval().to(device=device, dtype=dtype)
 

@@ -16,7 +16,7 @@ from fastunlearn.progress import NO_PROGRESS, Progress
 
 from .gemm_peak import copy_bandwidth, gemm_peak
 from .harness import OURS, Peaks, compare, machine, peak_bytes
-from .shapes import configuration
+from .shapes import configuration, empty_model
 
 __all__ = ["KINDS", "Request", "chart", "comparison", "make_cases", "module_of", "read_record", "run", "table"]
 
@@ -83,7 +83,10 @@ def measure(case: dict, request: Request, peaks: Peaks) -> dict:
             if results[way.name]["gate"] == "passed":
                 results[way.name]["peak_bytes"] = peak_bytes(module_of(case), case, way.name, request.device)
     limit = module.limit(case, peaks)
-    public = {**case, "model": None if case["model"] is None else "a model of the user's"}
+    public = dict(case)
+    if case["model"] is not None:  # its path is nobody's business; its size keeps records of two models apart
+        size = sum(p.numel() for p in empty_model(case["shape"], case["model"]).parameters())
+        public |= {"model": "a model of the user's", "weights": size}
     return {"case": {**public, "truth": held_to}, "results": results, "limit_seconds": limit}
 
 

@@ -88,15 +88,15 @@ def evaluation(model: nn.Module, trainable: Sequence[nn.Parameter] = ()) -> Iter
 
 
 @contextmanager
-def widened(model: nn.Module) -> Iterator[None]:
-    """The model with its weights and buffers in float64; the tensors that it had come back afterwards. One thread at a
-    time; whatever else runs the model meanwhile sees float64."""
+def widened(model: nn.Module, dtype: torch.dtype = torch.float64) -> Iterator[None]:
+    """The model with its weights and buffers in ``dtype``, those that are narrower; the tensors that it had come back
+    afterwards. One thread at a time; whatever else runs the model meanwhile sees the wide ones."""
     with PASS:
         tensors = [*model.parameters(), *model.buffers()]
-        held = [(t, t.data) for t in tensors if t.is_floating_point() and t.dtype != torch.float64]
+        held = [(t, t.data) for t in tensors if t.is_floating_point() and t.dtype.itemsize < dtype.itemsize]
         try:
             for tensor, data in held:
-                tensor.data = data.double()
+                tensor.data = data.to(dtype)
             yield
         finally:
             for tensor, data in held:

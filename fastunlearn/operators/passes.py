@@ -112,7 +112,14 @@ def backward_sum(gradients: SampleGradients, c: Tensor) -> dict[str, Tensor]:
 def _by_logits(self: SampleGradients, _inputs, part, own, c, _total):
     losses, sample = token_losses(self.model, part, self.loss, self.pad_token_id, own)
     weighted = (losses * c[sample].to(losses.dtype)).sum()
-    return losses, sample, torch.autograd.grad(weighted, list(self.parameters.values()), allow_unused=True)
+    return losses, sample, _gradients(weighted, list(self.parameters.values()))
+
+
+def _gradients(value: Tensor, chosen: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """Autograd's, None for what takes no part; also where nothing of ``chosen`` does (a vision tower, say, on text)."""
+    if not value.requires_grad:
+        return (None,) * len(chosen)
+    return torch.autograd.grad(value, chosen, allow_unused=True)
 
 
 def _by_head(self: SampleGradients, inputs: HeadInputs, part, own, c, total):
@@ -169,7 +176,7 @@ def one_by_one(gradients: SampleGradients, names: list[str]) -> dict[str, list[R
         for i, sample in enumerate(self.samples):
             own = None if self.row_weights is None else self.row_weights[i : i + 1]
             loss = token_losses(self.model, [sample], self.loss, self.pad_token_id, own)[0].sum()
-            found = torch.autograd.grad(loss, chosen, allow_unused=True)
+            found = _gradients(loss, chosen)
             for row, gradient in zip(rows, found, strict=True):
                 row[i] = 0 if gradient is None else gradient.flatten()
             sums.append(loss.detach().double())

@@ -92,7 +92,8 @@ def _row(batch: Mapping, others: dict[str, Tensor], mask: Tensor, i: int) -> Sam
 
 
 def collate_any(samples: Sequence[Sample], *, pad_token_id: int) -> dict[str, Tensor]:
-    """The samples as one right-padded batch; see :func:`fastunlearn.data.encode.collate`."""
+    """The samples as one right-padded batch; see :func:`fastunlearn.data.encode.collate`. Rows of packed sequences,
+    which have positions and no mask, get none."""
     if not any(isinstance(s, Row) for s in samples):
         return collate(samples, pad_token_id=pad_token_id)
     batch = collate([Encoded(s.input_ids, s.labels) for s in samples], pad_token_id=pad_token_id)
@@ -107,7 +108,16 @@ def collate_any(samples: Sequence[Sample], *, pad_token_id: int) -> dict[str, Te
             v.dim() and v.shape[0] == s.input_ids.numel() for v, s in zip(values, samples, strict=True)
         )
         batch[name] = pad_sequence(values, batch_first=True) if per_token else torch.stack(values)
+    if "position_ids" in names and "attention_mask" not in names and _packed(samples):
+        del batch["attention_mask"]
     return batch
+
+
+def _packed(samples: Sequence[Sample]) -> bool:
+    """Whether positions start again within a row. transformers then cuts the attention there, but only in a batch
+    without a mask; and padding on the right needs none, as no token sees what comes after it."""
+    positions = (s.extra["position_ids"] for s in samples if isinstance(s, Row))
+    return any(bool((one.diff(dim=-1) != 1).any()) for one in positions if one.dim())
 
 
 def sample_digest(sample: Sample) -> str:

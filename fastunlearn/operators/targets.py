@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .forward import logits
+from .model_state import evaluation
 from .positions import add_positions
 from .samples import Sample, collate_any
 
@@ -55,14 +56,16 @@ def sample_labels(
 ) -> list[Sample]:
     """The samples with every target token drawn from the model's own prediction at that position.
 
-    The inputs stay as they are. Per-sample gradients of these labels give the true Fisher (of cross-entropy,
-    which is its Gauss-Newton matrix) instead of the empirical one. Deterministic in ``seed``.
+    The inputs stay as they are; dropout is off, whatever the model's mode. Per-sample gradients of these labels give
+    the true Fisher (of cross-entropy, which is its Gauss-Newton matrix) instead of the empirical one. Deterministic in
+    ``seed``.
     """
     drawn: list[Sample] = []
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
-        found = target_logits(model, make_batch(model, part, pad_token_id))
+        with evaluation(model):
+            found = target_logits(model, make_batch(model, part, pad_token_id))
         tokens = torch.multinomial(found.logits.double().softmax(1).cpu(), 1, generator=generator).squeeze(1)
         owner = found.sample.cpu()
         for i, sample in enumerate(part):

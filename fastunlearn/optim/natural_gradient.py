@@ -123,6 +123,11 @@ class NaturalGradient(torch.optim.Optimizer):
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("steps", 0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: PyTorch's leaves out what is not in the groups."""
+        own = {"trust": self.trust, "_settings": self._settings, "_seed": self._seed}
+        return {**super().__getstate__(), **own}
+
     def backward(self, model: nn.Module, batch: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> Tensor:
         """Adds the batch's natural gradient to the ``grad`` of the parameters; the batch's loss (mean over target
         tokens, a float64 scalar)."""

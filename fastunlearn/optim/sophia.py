@@ -59,6 +59,11 @@ def sophia_update(
         p.add_(step.to(p), alpha=-lr)
 
 
+def _wide(p: Tensor) -> torch.dtype:
+    """The dtype that the state of a parameter is kept in."""
+    return torch.promote_types(p.dtype, torch.float32)
+
+
 class Sophia(torch.optim.Optimizer):
     """``Sophia(model.parameters(), lr)``; parameters may come in groups with settings of their own.
 
@@ -112,6 +117,19 @@ class Sophia(torch.optim.Optimizer):
         super().add_param_group(param_group)
         self.param_groups[-1].setdefault("steps", 0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: PyTorch's leaves out what is not in the groups."""
+        return {**super().__getstate__(), "kind": self.kind, "every": self.every, "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As PyTorch's, but for its cast of all state to the weights' dtype: a resumed run goes on with the bits."""
+        super().load_state_dict(state_dict)
+        saved = [number for group in state_dict["param_groups"] for number in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        for number, p in zip(saved, own, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                self.state[p][name] = value.to(p.device, _wide(p))
+
     @property
     def curvature_due(self) -> bool:
         """Whether the next step is one at which the curvature should be estimated anew."""
@@ -120,9 +138,8 @@ class Sophia(torch.optim.Optimizer):
     def _state(self, p: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[p]
         if not state:
-            wide = torch.float64 if p.dtype == torch.float64 else torch.float32
-            state["momentum"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
-            state["curvature"] = torch.zeros_like(p, dtype=wide, memory_format=torch.preserve_format)
+            state["momentum"] = torch.zeros_like(p, dtype=_wide(p), memory_format=torch.preserve_format)
+            state["curvature"] = torch.zeros_like(p, dtype=_wide(p), memory_format=torch.preserve_format)
         return state
 
     def update_curvature(

@@ -58,6 +58,7 @@ def cg(
     right = read_right(a, b, tolerance, max_iterations, damping)
     scale = right.norm(dim=0).double()
     x = torch.zeros_like(right) if x0 is None else (x0[:, None] if x0.dim() == 1 else x0).to(right).clone()
+    x = torch.where(scale > 0, x, 0)  # where b is zero no residual is small beside it, and the answer is known
     found = Solution(written(x, b), 0.0 if x0 is None else float("nan"))
     if bool((scale == 0).all()):
         found.status, found.message = "converged", "b is zero, and so is x"
@@ -82,7 +83,7 @@ def cg(
         s = (s + s.T) / 2
         values, vectors = torch.linalg.eigh(s) if bool(torch.isfinite(s).all()) else (s.new_full((1,), torch.nan), s)
         if not bool(values[0] > 0):
-            return _indefinite(found, written(x, b), p, values, vectors)
+            return _indefinite(found, written(x, b), p, values, vectors, damping)
         inverse = (vectors / values) @ vectors.T
         alpha = (inverse @ (p.T @ r).double()).to(p)
         x += p @ alpha
@@ -103,7 +104,9 @@ def cg(
     return _finish(found, size(right - times(x)) if verify else found.residual, tolerance, since >= STALL)
 
 
-def _indefinite(found: Solution, x: Tensor, p: Tensor, values: Tensor, vectors: Tensor) -> Solution:
+def _indefinite(
+    found: Solution, x: Tensor, p: Tensor, values: Tensor, vectors: Tensor, damping: float
+) -> Solution:
     found.value, found.status = x, "indefinite"
     if not bool(torch.isfinite(values[0])):
         found.message = "a product with the matrix, or the preconditioner, gave NaN or infinity: check the operator"
@@ -112,8 +115,8 @@ def _indefinite(found: Solution, x: Tensor, p: Tensor, values: Tensor, vectors: 
     found.direction = p @ vectors[:, 0].to(p)
     found.message = (
         f"a direction with curvature {found.curvature:.3g} was met after {found.iterations} iterations, so the matrix "
-        f"is not positive definite and x is not its solution: raise damping above {-found.curvature:.3g} by a margin, "
-        "use minres, or the GGN in place of the Hessian"
+        "is not positive definite and x is not its solution: raise damping above "
+        f"{damping - found.curvature:.3g} by a margin, use minres, or the GGN in place of the Hessian"
     )
     return found
 

@@ -42,6 +42,8 @@ def minres(
         raise InvalidInputError(f"on_indefinite={on_indefinite!r} is unknown; use 'go on' or 'stop'")
     run = _Run(a, right, damping, preconditioner)
     found = Solution(written(run.x, b), 0.0)
+    if bool(((run.scale == 0) & (run.plain > 0)).any()):
+        raise InvalidInputError("preconditioner: b^T M b is not above 0 (M its solve); it must be positive definite")
     if bool((run.scale == 0).all()):
         found.status, found.message = "converged", "b is zero, and so is x"
         return found
@@ -62,7 +64,7 @@ def minres(
     true = right - run.times(run.x)
     found.residual = float((true.norm(dim=0).double() / run.plain.clamp_min(1e-300)).max())
     found.products = run.products
-    return _finish(found, tolerance)
+    return _finish(found, tolerance, preconditioner is None and found.residuals[-1] <= tolerance / 2)
 
 
 class _Run:
@@ -138,7 +140,8 @@ class _Run:
         return self.apply(self.r)[:, column] if float(test[column]) >= 0 else None
 
 
-def _finish(found: Solution, tolerance: float) -> Solution:
+def _finish(found: Solution, tolerance: float, ended: bool) -> Solution:
+    """The status, from the residual of x itself. ``ended``: by the recurrence it is small enough."""
     met = ""
     if found.direction is not None:
         met = f"; a direction with curvature {found.curvature:.3g} was met, so the matrix is not positive definite"
@@ -149,6 +152,12 @@ def _finish(found: Solution, tolerance: float) -> Solution:
     elif found.residual <= 2 * tolerance:
         found.status = "converged"
         found.message = f"residual {found.residual:.2g} after {found.iterations} iterations{met}"
+    elif ended:
+        found.status = "stalled"
+        found.message = (
+            f"the residual stays at {found.residual:.2g}{met}: rounding of the products allows no less. Loosen "
+            "tolerance, use float64, or raise damping"
+        )
     else:
         found.message = (
             f"residual {found.residual:.2g} after {found.iterations} iterations{met}: raise max_iterations, raise "

@@ -248,7 +248,7 @@ class SampleSpaceFisher:
 
     def diagonal(self) -> Vectors:
         """The diagonal of F, by parameter in its shape: damping plus the mean of the squared gradients."""
-        signs = torch.ones(len(self.gradients)) if self.space.signs is None else self.space.signs
+        signs = torch.ones(len(self.gradients), dtype=torch.float64) if self.space.signs is None else self.space.signs
         squares = self.gradients.weighted_squares(signs / self.samples)
         return {name: self.damping + total for name, total in squares.items()}
 

@@ -36,8 +36,8 @@ class Solution:
     """``value``: x, in the shape of the right-hand side. ``residual``: the largest ``|b - A x| / |b|`` over the
     columns, computed from x itself where the status is "converged". ``residuals``: the same after each iteration, by
     the recurrence. ``iterations``; ``products``: vectors multiplied by A. ``status``: "converged", "indefinite",
-    "stalled" or "iterations"; ``message`` says what to do next. ``direction`` (P,): one with ``d^T A d <= 0``, where
-    one was met; ``curvature``: that number over ``d^T d``."""
+    "stalled" or "iterations"; ``message`` says what to do next. ``direction`` (P,): one with
+    ``d^T (A + damping I) d <= 0``, where one was met; ``curvature``: that number over ``d^T d``."""
 
     value: Tensor
     residual: float
@@ -67,8 +67,15 @@ def read_right(a: Matrix, b: Tensor, tolerance: float, most: int, damping: float
         raise InvalidInputError(f"max_iterations={most!r} must be an integer of at least 1")
     if not 0 <= damping < float("inf"):
         raise InvalidInputError(f"damping={damping!r} must be a finite number of at least 0")
-    columns = b[:, None] if b.dim() == 1 else b
-    return columns.to(a.dtype)
+    given = b[:, None] if b.dim() == 1 else b
+    columns = given.to(a.dtype)
+    lengths = columns.norm(dim=0)
+    if bool(((lengths == 0) & (given != 0).any(0)).any()) or not bool(torch.isfinite(lengths).all()):
+        raise InvalidInputError(
+            f"b: the length of a column lies outside of the range of {a.dtype} (its largest number is "
+            f"{float(given.abs().max()):.3g}): scale b, solve, and scale the answer back"
+        )
+    return columns
 
 
 def written(x: Tensor, like: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ def nystrom(a: Matrix, rank: int, *, damping: float, seed: int = 0, at_once: int
     # U and the squares of the singular values of b, from its small Gram: b is P x rank
     squares, right = torch.linalg.eigh(b.T @ b)
     squares, right = squares.flip(0), right.flip(1)
-    keep = squares > 1e-14 * squares[0].clamp_min(1e-300)
+    keep = squares > 1e-14 * squares[0]
+    keep[0] = True  # of a zero matrix too
     vectors = torch.linalg.qr(b @ right[:, keep])[0]
     return Nystrom(vectors.to(a.dtype), (squares[keep] - shift).clamp_min(0).to(a.dtype), float(damping))
 

@@ -70,6 +70,40 @@ def test_it_is_the_maximum_of_the_dense_quadratic_and_the_loss_there(adaptive, t
     ElementTree.fromstring(found.svg())
 
 
+class Bowl(torch.nn.Module):
+    """A loss ``h |w|^2 / 2 + c . w``, whose Krylov spaces have one dimension."""
+
+    def __init__(self, h: float):
+        super().__init__()
+        self.h, self.w = h, torch.nn.Parameter(torch.tensor([1.0, 0.5, -2.0, 3.0, 1.0], dtype=torch.float64))
+
+    def forward(self, c):
+        return self.h * self.w.square().sum() / 2 + (c * self.w).sum()
+
+
+@pytest.mark.parametrize("h", [-1.0, 0.0, 2.0])
+def test_a_krylov_space_that_is_used_up(h):
+    """A straight loss and a hill have no eigenvalue above 0, and the zeros behind the space's end are none."""
+    c = torch.tensor([3.0, 1.0, 2.0, 4.0, 5.0], dtype=torch.float64)
+    model = Bowl(h)
+    found = fu.sharpness(model, {"c": c}, loss=lambda model, batch: model(batch["c"]), radius=0.1, steps=20)
+    g = c + h * model.w.detach()
+    assert found.eigenvalue.value == pytest.approx(h, abs=1e-12)
+    assert found.value == pytest.approx(0.1 * g.norm().item() + h * 0.1**2 / 2)  # along the gradient
+    assert found.predicted == pytest.approx(found.value) and len(found.rises) == 4
+
+
+def test_half_precision_does_not_swallow_the_step(tiny_llama, batch):
+    """At this radius most of the step is below a bfloat16 weight's last digit."""
+    narrow, wide = tiny_llama(torch.bfloat16), tiny_llama(torch.float32)
+    wide.load_state_dict(narrow.state_dict())
+    before = [p.detach().clone() for p in narrow.parameters()]
+    found, truth = (fu.sharpness(model, batch, radius=1e-3, steps=4) for model in (narrow, wide))
+    assert found.value == pytest.approx(truth.value, rel=0.02) and found.loss == pytest.approx(truth.loss, rel=1e-6)
+    assert found.value == pytest.approx(found.predicted, rel=0.05)
+    assert all(torch.equal(p, old) and p.dtype == old.dtype for p, old in zip(narrow.parameters(), before, strict=True))
+
+
 def test_it_rises_with_the_radius_and_beats_the_first_order_point(tiny_llama, batch):
     model = tiny_llama(torch.float32, layers=1)
     small, large = (fu.sharpness(model, batch, radius=r, params=PART, steps=10) for r in (0.05, 0.5))

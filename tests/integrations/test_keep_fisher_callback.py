@@ -118,6 +118,16 @@ def test_padding_on_either_side_is_no_part_of_a_record():
     assert rows_of({"input_ids": ids[:1], "labels": torch.full_like(ids[:1], -100)}) == []
 
 
+def test_sequences_packed_without_padding_are_refused():
+    ids, places = torch.arange(3, 11)[None], torch.arange(8)[None]
+    batch = {"input_ids": ids, "labels": ids}
+    assert len(rows_of({**batch, "position_ids": places})) == 1
+    with pytest.raises(InvalidInputError, match="position_ids start again"):
+        rows_of({**batch, "position_ids": places % 5})
+    mask = (places >= 2).long()  # what stands at padding does not matter
+    assert len(rows_of({**batch, "attention_mask": mask, "position_ids": (places - 2).clamp_min(0)})) == 1
+
+
 def digests(reservoir: Reservoir) -> list[str]:
     return [sample_digest(sample) for sample in reservoir.samples()]
 

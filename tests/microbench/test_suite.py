@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from fastunlearn.cli.main import main
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.microbench import suite
-from fastunlearn.microbench.harness import OURS, Way, compare
+from fastunlearn.microbench.harness import OURS, Way, compare, peak_here
 from fastunlearn.microbench.op_cases import OPS
 from fastunlearn.microbench.shapes import SHAPES, configuration, empty_model
 
@@ -64,6 +65,19 @@ def test_a_model_folder_of_ones_own(tmp_path, tiny_llama, capsys):
     arguments = ["bench", "hvp", "--model", str(tmp_path / "model"), *TINY[2:], "--no-peers", "--out", str(out)]
     assert main(arguments) == 0
     assert str(tmp_path / "model") not in out.read_text() and "a model of the user's" in out.read_text()
+    save_model(tiny_llama(torch.float32, layers=1), train_tokenizer(["some words of text"]), tmp_path / "other")
+    arguments = ["bench", "hvp", "--model", str(tmp_path / "other"), *TINY[2:], "--no-peers", "--compare", str(out)]
+    assert main(arguments) == 0
+    assert "it has none of these cases" in capsys.readouterr().out  # another model is another case
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system tells no peak")
+def test_memory_that_the_c_library_has_kept_is_counted_too():
+    def run() -> torch.Tensor:
+        return [torch.ones(2**14) for _ in range(800)][0]  # noqa: RUF015  50 MiB in pieces that it keeps for reuse
+
+    kept = run()
+    assert peak_here(run, "cpu") > 40 * 2**20 and len(kept) == 2**14
 
 
 @pytest.mark.slow

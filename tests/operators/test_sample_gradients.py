@@ -49,6 +49,20 @@ def test_every_parameter_has_a_rule_and_its_true_gradient(model):
     close(g.dense(), true_gradients(model, make_samples()))
 
 
+def test_a_part_that_the_loss_does_not_see_has_gradients_of_zero(tiny_gpt2):
+    """As a vision tower on text: by a rule or without one, beside others or alone."""
+    model = tiny_gpt2(layers=1)
+    model.tower, model.scale = nn.Linear(3, 2).double(), nn.Parameter(torch.ones(4, dtype=torch.float64))
+    g, c = operator(model), torch.ones(len(make_samples()))
+    assert {"tower.weight", "tower.bias", "scale"} == set(g.plan.generic)
+    dense = g.dense()
+    close(dense[:, 4:-8], true_gradients(tiny_gpt2(layers=1), make_samples()), EXACT)
+    assert not dense[:, :4].any() and not dense[:, -8:].any()  # a module's own parameters come before its children's
+    for names in (["tower.weight"], ["scale"], ["tower.bias", "scale"]):
+        alone = operator(model, parameters={name: model.get_parameter(name) for name in names})
+        assert not any(one.any() for one in alone.weighted_gradient(c).values()) and not alone.dense().any()
+
+
 def test_gram_is_the_gram_of_the_true_gradients(model):
     truth = true_gradients(model, make_samples())
     other = make_samples((4, 8, 5), seed=1)

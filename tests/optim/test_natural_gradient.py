@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -32,6 +34,14 @@ def test_it_is_the_dense_solve(kind, tiny_gpt2, batch):
     torch.testing.assert_close(flat(found.tensors), truth, rtol=1e-8, atol=1e-10)
     assert found.slope == pytest.approx((g @ truth).item(), rel=1e-8)
     assert found.loss.item() == pytest.approx(model(**batch).loss.item(), rel=1e-6)  # transformers' loss is in float32
+
+
+def test_dropout_is_off_meanwhile_also_while_labels_are_drawn(tiny_gpt2, batch):
+    model = tiny_gpt2(layers=1, embd_pdrop=0.5)
+    still = flat(natural_gradient(model, batch, damping=DAMPING, kind="sampled", seed=2).tensors)
+    state = torch.random.get_rng_state()
+    found = flat(natural_gradient(model.train(), batch, damping=DAMPING, kind="sampled", seed=2).tensors)
+    assert torch.equal(found, still) and model.training and torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_blocks_are_solved_apart(tiny_llama, batch):
@@ -92,6 +102,20 @@ def test_state_goes_through_a_state_dict(tiny_llama, batch):
     after.load_state_dict(before.state_dict())
     run(half, after, 2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), half.parameters(), strict=True))
+
+
+def test_a_copy_has_its_settings(tiny_llama, batch):
+    """The weights of a model that is copied with its optimizer are the copy's."""
+    original = tiny_llama(layers=1)
+    both = original, NaturalGradient(original.parameters(), damping=DAMPING, trust=0.5, kind="sampled", seed=4)
+    pairs = both, copy.deepcopy(both)
+    for model, optimizer in pairs:
+        for _ in range(2):
+            optimizer.zero_grad()
+            optimizer.backward(model, batch)
+            optimizer.step()
+    (one, _), (other, _) = pairs
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 def test_groups_and_a_closure(tiny_llama, batch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -78,6 +80,41 @@ def test_state_goes_through_a_state_dict():
     after.load_state_dict(before.state_dict())
     quadratic(after, second, 4)
     assert torch.equal(second, whole)
+
+
+def test_a_resumed_run_in_half_precision_goes_on_with_the_same_bits():
+    """PyTorch's load_state_dict casts all state to the dtype of the weights."""
+    gradients = torch.randn(8, 500, generator=torch.Generator().manual_seed(2)) + 0.3
+
+    def run(p, optimizer, steps):
+        for step in steps:
+            p.grad = gradients[step].bfloat16()
+            if optimizer.curvature_due:
+                optimizer.add_curvature([p], [gradients[step].abs()])
+            optimizer.step()
+
+    whole, first = (torch.nn.Parameter(torch.linspace(-1, 1, 500).bfloat16()) for _ in range(2))
+    straight, before = Sophia([whole], lr=0.01, every=2), Sophia([first], lr=0.01, every=2)
+    run(whole, straight, range(8))
+    run(first, before, range(4))
+    second = torch.nn.Parameter(first.detach().clone())
+    after = Sophia([second], lr=0.01, every=2)
+    after.load_state_dict(before.state_dict())
+    run(second, after, range(4, 8))
+    assert torch.equal(second, whole)
+    for name, value in straight.state[whole].items():
+        assert value.dtype == torch.float32 and torch.equal(after.state[second][name], value), name
+
+
+def test_a_copy_goes_on_like_the_original():
+    one = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+    optimizer = Sophia([one], lr=0.01, every=3)
+    quadratic(optimizer, one, 4)
+    copied = copy.deepcopy(optimizer)
+    other = copied.param_groups[0]["params"][0]
+    quadratic(optimizer, one, 4)
+    quadratic(copied, other, 4)
+    assert torch.equal(one, other) and copied.every == 3
 
 
 def test_groups_have_settings_of_their_own():

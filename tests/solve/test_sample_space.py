@@ -53,6 +53,13 @@ def test_push_through_in_float32_against_the_dense_float64_inverse(tiny_gpt2, da
     assert error(flat(SampleSpaceFisher(operator(narrow), damping).solve_samples(c)), truth) <= 1e-6
 
 
+def test_the_diagonal_keeps_the_digits_of_float64(tiny_gpt2):
+    """Of three samples: a third has none of a float32's digits to spare."""
+    model, some = tiny_gpt2(layers=1, **SMALL), samples()[:3]
+    truth = dense_fisher(true_gradients(model, some), 1e-3).diagonal()
+    assert error(flat(SampleSpaceFisher(operator(model, some), 1e-3).diagonal()), truth) <= 1e-13
+
+
 def extended_woodfisher(g: torch.Tensor, damping: float) -> np.ndarray:
     """The recursion in 80-bit floats, where its own loss of digits at small damping does not show."""
     rows = g.numpy().astype(np.longdouble)

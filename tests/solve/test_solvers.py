@@ -70,6 +70,8 @@ def test_dependent_columns_and_start():
     again = cg(a, b, tolerance=1e-9, x0=found.value)
     assert again.converged and again.iterations == 0
     assert cg(a, torch.zeros(40, dtype=torch.float64)).converged
+    elsewhere = cg(a, b, tolerance=1e-9, x0=torch.ones_like(b))  # also of the column whose answer is 0
+    assert elsewhere.converged and error(elsewhere.value, truth) <= 1e-8 and not elsewhere.value[:, -1].any()
 
 
 def test_cg_stops_on_an_indefinite_direction_and_reports_it():
@@ -81,6 +83,9 @@ def test_cg_stops_on_an_indefinite_direction_and_reports_it():
         assert d @ a @ d <= 0 and abs(d @ a @ d / (d @ d) - found.curvature) <= 1e-9
         assert "raise damping" in found.message and "minres" in found.message
     assert cg(a, right(31), damping=2.5, tolerance=1e-10).converged
+    some = cg(a, right(31), damping=1.0, tolerance=1e-10)  # of the damped matrix, and so is the advice of the whole
+    needed = float(some.message.partition("raise damping above ")[2].partition(" ")[0])
+    assert some.curvature > -1.0 and needed == pytest.approx(1.0 - some.curvature, rel=1e-2)
     assert cg(-torch.eye(5, dtype=torch.float64), right(5)).status == "indefinite"  # not x = 0 and a warning
 
 
@@ -125,6 +130,9 @@ def test_too_few_iterations_and_rounding_are_told_apart():
     assert few.status == "iterations" and few.iterations == 3 and "max_iterations" in few.message
     narrow = cg(a.float(), b.float(), tolerance=1e-12, max_iterations=3000)
     assert narrow.status == "stalled" and "float64" in narrow.message
+    ended = minres(a.float(), b.float(), damping=1e-2, tolerance=1e-5, max_iterations=3000)
+    assert ended.residuals[-1] <= 5e-6 < 1e-4 < ended.residual  # squares of the condition number in the rounding
+    assert ended.status == "stalled" and "float64" in ended.message and ended.iterations < 3000
     broken = cg(torch.full((5, 5), torch.nan, dtype=torch.float64), right(5))
     assert broken.status == "indefinite" and "NaN" in broken.message
 
@@ -139,6 +147,8 @@ def test_nystrom_is_exact_on_its_rank_and_refuses_indefinite_matrices():
     assert torch.allclose(found.vectors.T @ found.vectors, eye, atol=1e-9)
     with pytest.raises(NotPositiveDefiniteError, match="positive semi-definite"):
         nystrom(matrix([-1.0, *[1.0] * 20]), 10, damping=1e-2)
+    nothing = nystrom(torch.zeros(9, 9, dtype=torch.float64), 3, damping=0.5)
+    assert torch.equal(nothing.solve(torch.ones(9, dtype=torch.float64)), torch.full((9,), 2.0, dtype=torch.float64))
     decaying = matrix(torch.logspace(0, -6, 80, dtype=torch.float64))
     good, bad = (nystrom(decaying, r, damping=1e-2) for r in (40, 5))
     ones = torch.ones(80, dtype=torch.float64)
@@ -211,3 +221,19 @@ def test_the_models_own_operators_and_the_low_rank_preconditioner(tiny_gpt2):
 def test_bad_input(solver, options, message):
     with pytest.raises(InvalidInputError, match=message):
         solver(torch.eye(4), **{"b": torch.ones(4), **options})
+
+
+@pytest.mark.parametrize("solver", [cg, minres])
+@pytest.mark.parametrize("size", [1e-60, 1e60])
+def test_a_right_hand_side_beyond_the_dtype_is_not_taken_for_zero(solver, size):
+    with pytest.raises(InvalidInputError, match="scale b, solve, and scale the answer back"):
+        solver(torch.eye(4), torch.full((4,), size, dtype=torch.float64))
+
+
+def test_minres_refuses_a_preconditioner_that_is_not_positive():
+    class Minus:
+        def solve(self, v):
+            return -v
+
+    with pytest.raises(InvalidInputError, match="preconditioner"):
+        minres(torch.eye(4), torch.ones(4), preconditioner=Minus())
