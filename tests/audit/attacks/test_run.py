@@ -11,10 +11,12 @@ import torch
 
 from fastunlearn.audit.attacks import ATTACKS, AttackedReference, relearn, run_attacks
 from fastunlearn.audit.attacks.logistic import fit_logistic
-from fastunlearn.audit.attacks.outcome import Outcome, compare
+from fastunlearn.audit.attacks.outcome import Outcome, Scores, compare
 from fastunlearn.audit.attacks.sample import SampleSettings, sample
 from fastunlearn.audit.attacks.states import folds_of
 from fastunlearn.audit.attacks.target import Target
+from fastunlearn.audit.bootstrap import interval
+from fastunlearn.audit.membership import auc
 from fastunlearn.data import Record, collate, encode
 from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
@@ -194,6 +196,21 @@ def test_comparison_by_hand():
     assert alone["reference"] is alone["ratio"] is alone["excess"] is None
     nothing = compare(own, Outcome({"m": (np.array([1.0, 0]), np.array([0.0, 0]))}, {}), level=0.9, resamples=9, seed=0)
     assert nothing["m"]["ratio"]["value"] is None and nothing["m"]["after_ratio"]["value"] is None
+
+
+def test_an_auc_is_as_uncertain_as_both_of_its_sets_make_it():
+    """A hundred forgotten records against four held-out ones: the four decide how far the AUC may be off."""
+    stream = np.random.default_rng(0)
+    own, others = stream.normal(size=(2, 100)), stream.normal(1.0, size=(2, 4))
+    outcome = Outcome({"auc": Scores(tuple(own), tuple(others))}, {})
+    found = compare(outcome, outcome, level=0.95, resamples=300, seed=1)["auc"]
+    for part, i in (("before", 0), ("after", 1)):
+        expected = interval(auc, own[i], others[i], resamples=300, seed=1)
+        assert found["model"][part] == found["reference"][part] == expected._asdict()
+        assert expected.high - expected.low > 0.3
+    gain = auc(own[1], others[1]) - auc(own[0], others[0])
+    assert found["model"]["regained"]["value"] == gain and found["excess"] == {"value": 0, "low": 0, "high": 0}
+    assert outcome.records == 100
 
 
 def test_a_reference_is_attacked_once(trained, monkeypatch):
