@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -238,6 +239,14 @@ def test_a_reference_is_attacked_once(trained, monkeypatch):
         (["prefix"], {"settings": {"prefix": {"share": 0.0}}}, "share=0.0"),
         (["probe-answer"], {"settings": {"probe-answer": {"folds": 1}}}, "folds must be at least 2"),
         (["probe-answer"], {"settings": {"probe-answer": {"layers": [9]}}}, "between 0 and 2"),
+        (["probe-answer"], {"settings": {"probe-answer": {"layers": []}}}, "layers: give at least one"),
+        (["probe-answer"], {"settings": {"probe-answer": {"layers": 1}}}, "layers=1 of .* a list of integers, or null"),
+        (["relearn"], {"settings": {"relearn": {"steps": "abc"}}}, "steps='abc' of relearn must be an integer"),
+        (["relearn"], {"settings": {"relearn": {"steps": 0}}}, "steps and batch_size must be at least 1"),
+        (["relearn"], {"settings": {"relearn": {"learning_rates": 0.1}}}, "must be a list of finite numbers"),
+        (["relearn"], {"settings": {"relearn": {"learning_rates": [0.1, -1]}}}, "only such as are above 0"),
+        (["sample"], {"settings": {"sample": {"temperature": math.inf}}}, "temperature=inf of .* a finite number"),
+        (["quantise-int4"], {"settings": {"quantise-int4": {"block": 1.5}}}, "block=1.5 of .* an integer"),
         (["quantise-nf4"], {"settings": {"quantise-int8": {"block": 2}}, "sets": ("retain",)}, "under the name forget"),
     ],
 )  # fmt: skip
