@@ -22,7 +22,7 @@ from fastunlearn.resources import parse_memory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Records", "Request", "check_overlap", "encode_set", "pad_token", "prepare"]
+__all__ = ["Records", "Request", "check_overlap", "encode_set", "most_tokens", "pad_token", "prepare"]
 
 #: Records as a user gives them: a path or a name, rows, or encoded ones.
 Plain = str | os.PathLike | Iterable[Record | Mapping[str, Any]]
@@ -99,8 +99,9 @@ def _key(sample: Encoded) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return tuple(sample.input_ids.tolist()), tuple((sample.labels[1:] != -100).tolist())
 
 
-def _limit(model: nn.Module, max_length: int | None) -> int:
-    """The most tokens of a record."""
+def most_tokens(model: nn.Module, max_length: int | None) -> int:
+    """The most tokens of a record: ``max_length``, which must fit the model, else the model's context. Raises
+    InvalidInputError."""
     if max_length is None:
         return context_length(model)
     longest = known_context(model)
@@ -148,7 +149,7 @@ def prepare(
         raise InvalidInputError(f"batch_size={batch_size!r} must be an integer of at least 1")
     check_finite(dict(model.named_parameters()))
     chosen = select_parameters(model, parameters)
-    limit = _limit(model, max_length)
+    limit = most_tokens(model, max_length)
     sets: dict[str, list[Encoded]] = {}
     for name, source in (("forget", forget), ("retain", retain), ("held_out", held_out)):
         if source is None and name != "forget":
