@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -162,6 +162,6 @@ def parse_memory(value: str | int, *, name: str = "memory") -> int:
         if value.strip().isdecimal() and 1 <= size < 10**6:
             number = value.strip()
             raise InvalidInputError(f"{name} {number} is {size:.0f} bytes; give a unit, as in {number}GB")
-    if not math.isfinite(size) or size < 1:
+    if not 1 <= size <= sys.float_info.max:
         raise InvalidInputError(f"{name}={value!r} is not a positive number of bytes; {mend}")
     return int(size)

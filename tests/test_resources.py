@@ -119,7 +119,7 @@ def test_parse_memory_of_whole_bytes_is_exact(size):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "GB", "-1GB", "8XB", "nan", "inf", "1e9", "0", "0.1", "8iB", 0, -5, True, None, 1.5]
+    "wrong", ["", "GB", "-1GB", "8XB", "nan", "inf", "1e9", "0", "0.1", "8iB", 0, -5, True, None, 1.5, 10**400]
 )
 def test_parse_memory_refuses(wrong):
     with pytest.raises(InvalidInputError, match="budget"):

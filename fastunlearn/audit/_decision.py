@@ -13,8 +13,8 @@ __all__ = ["decision", "model_card"]
 
 
 def _records(item: Mapping) -> int | None:
-    found = item["metrics"]["forget"]
-    return None if found is None else found.get("samples")
+    found = (item["metrics"]["forget"] or {}).get("samples")
+    return found if isinstance(found, int) else None  # no key of the schema: it may be anything
 
 
 def _span(found: Mapping) -> dict[str, str]:

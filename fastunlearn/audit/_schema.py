@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 
 from fastunlearn.errors import InvalidInputError
 
 Check = Callable[[str, object], None]
+_LARGEST = sys.float_info.max  # JSON allows integers beyond it, with which nothing here can reckon
 
 
 def _fail(place: str, wanted: str, value: object) -> None:
@@ -23,7 +24,7 @@ def number(low: float | None = None, high: float | None = None, *, whole=False, 
         if value is None and null:
             return
         kinds = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= _LARGEST:
             _fail(place, wanted, value)
         if (low is not None and value < low) or (high is not None and value > high):
             raise InvalidInputError(f"document: {place}={value} is outside {low} to {high}")
@@ -51,12 +52,12 @@ def boolean(place: str, value: object) -> None:
 
 def json_ready(place: str, value: object) -> None:
     """Anything that JSON can hold: string keys, finite numbers, no tensors, no paths."""
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
         text(place, value)
         return
-    if isinstance(value, float):
+    if isinstance(value, (int, float)):
         number()(place, value)
     elif isinstance(value, dict):
         for key, item in value.items():

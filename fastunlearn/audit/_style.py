@@ -39,12 +39,14 @@ figure { margin: 0; }
 .way { fill: none; stroke-width: 1.4; opacity: .6; }
 .way.first { stroke: var(--first); stroke-dasharray: 5 4; }
 .way.second { stroke: var(--second); }
-.dot.first { fill: var(--first); } .dot.second { fill: var(--second); }
+.way.unknown { stroke: var(--soft); stroke-dasharray: 1.5 3; }
+.dot.first { fill: var(--first); } .dot.second { fill: var(--second); } .dot.unknown { fill: var(--soft); }
 .dot { opacity: .7; }
 .leader { fill: none; stroke: var(--soft); stroke-width: .8; opacity: .55; }
 .mark { stroke-width: 2; }
 .mark.first { fill: var(--paper); stroke: var(--first); }
 .mark.second { fill: var(--second); stroke: var(--paper); stroke-width: 1; }
+.mark.unknown { fill: var(--line); stroke: var(--soft); }
 .model { stroke: var(--ink); stroke-width: 3; fill: none; }
 .model.filled { fill: var(--ink); stroke: var(--paper); stroke-width: 1; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; }

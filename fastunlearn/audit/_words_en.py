@@ -71,6 +71,7 @@ EN: dict = {
     "without_forgotten": "without the forgotten data",
     "first_order": "first-order",
     "second_order": "second-order",
+    "kind_unknown": "how it was made is not recorded",
     "run_facts": "{kind}; {gradients} gradients, {time}",
     "stopped": "Stopped: {}",
     "steps": "{} steps",
@@ -125,6 +126,7 @@ EN: dict = {
     "caption": "Each method's way from the original model (cross) to its end (mark with a letter); small dots are "
     "steps on the way and other settings that were tried. Filled marks and whole lines: second-order methods; hollow "
     "marks and broken lines: first-order ones.",
+    "caption_unknown": " Grey marks and dotted lines: models without a record of how they were made.",
     "caption_reference": " The star is the retrained model, at a KL of 0, below the logarithmic scale.",
     "caption_limit": " In the shaded part forget accuracy is at most {}.",
     # the verdict

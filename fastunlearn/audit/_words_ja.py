@@ -84,6 +84,7 @@ JA: dict = {
     "without_forgotten": "対象の記録なしで学習",
     "first_order": "一次手法",
     "second_order": "二次手法",
+    "kind_unknown": "作成方法の記録なし",
     "run_facts": "{kind}、勾配計算 {gradients} 回、{time}",
     "stopped": "終了理由: {}",
     "steps": "{} ステップ",
@@ -140,6 +141,7 @@ JA: dict = {
         "元のモデル（×印）から終点（文字付きの印）までの、各手法の道筋です。小さな点は、途中のステップと、"
         "試したほかの設定です。塗りつぶした印と実線は二次手法、白抜きの印と破線は一次手法です。"
     ),
+    "caption_unknown": "灰色の印と点線は、作成方法の記録がないモデルです。",
     "caption_reference": "星印は再学習モデル（KL は 0）で、対数目盛の下に示しています。",
     "caption_limit": "色の付いた範囲では、消去対象の正解率が {} 以下です。",
     # the verdict

@@ -37,6 +37,8 @@ def interval(
         raise InvalidInputError(f"level={level} must lie between 0 and 1, such as 0.95")
     if resamples < 1:
         raise InvalidInputError(f"resamples={resamples} must be at least 1; 1000 is usual")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InvalidInputError(f"seed={seed!r} must be an integer of at least 0")
     data = [np.asarray(array) for array in arrays]
     if not data or any(array.ndim == 0 or len(array) == 0 for array in data):
         raise InvalidInputError("arrays: pass at least one array, none of them empty")

@@ -12,7 +12,7 @@ __all__ = ["FIRST_ORDER", "SCHEMA", "build_document", "entry", "is_first_order",
 
 SCHEMA = 1
 #: The built-in methods that use gradients alone; every other one uses curvature. An entry may say otherwise
-#: for itself with "first_order": true or false.
+#: for itself with "first_order": true, false, or null where it is not known.
 FIRST_ORDER = frozenset(
     {
         "gradient-ascent", "gradient-difference", "npo", "npo-retain", "simnpo", "bounded-ascent", "bounded-difference",
@@ -76,7 +76,7 @@ _ENTRY = fields(
         "steps": list_of(fields({}, _POINT)),
         "frontier": list_of(fields({}, _POINT)),
     },
-    {"first_order": boolean, **_FURTHER},
+    {"first_order": optional(boolean), **_FURTHER},
 )
 _FREE = each_value(json_ready)
 _DOCUMENT = fields(
@@ -99,8 +99,8 @@ _DOCUMENT = fields(
 )
 
 
-def is_first_order(name: str, item: Mapping) -> bool:
-    """Whether the method ``name`` with the entry ``item`` uses gradients alone."""
+def is_first_order(name: str, item: Mapping) -> bool | None:
+    """Whether the method ``name`` with the entry ``item`` uses gradients alone; None where that is not known."""
     return item.get("first_order", name in FIRST_ORDER)
 
 
@@ -223,4 +223,7 @@ def validate(document: dict) -> None:
             f"document: schema {document['schema']!r} is not known here (this version reads {SCHEMA}); "
             "make the report with this version of fastunlearn"
         )
-    _DOCUMENT("report", document)
+    try:
+        _DOCUMENT("report", document)
+    except RecursionError:
+        raise InvalidInputError("document: it is nested too deep to be a report document") from None

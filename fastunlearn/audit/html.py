@@ -16,7 +16,7 @@ from fastunlearn.audit.document import is_first_order, validate
 from fastunlearn.audit.plot import frontier_svg, letter
 from fastunlearn.audit.verdict import Verdict, judge, kl_text, share_text
 from fastunlearn.errors import OutputError
-from fastunlearn.storage.files import write_json, write_text
+from fastunlearn.storage.files import staged_file, write_json, write_text
 
 __all__ = ["report_html", "write_report"]
 
@@ -114,7 +114,8 @@ def _runs(document: dict, verdict: Verdict, w: Mapping) -> list[Element]:
         parts.append(_run_details(w["retrained"], document["reference"], w["without_forgotten"], w))
     for index, name in enumerate(verdict.ranking):
         item = document["methods"][name]
-        kind = w["first_order"] if is_first_order(name, item) else w["second_order"]
+        first = is_first_order(name, item)
+        kind = w["kind_unknown"] if first is None else w["first_order"] if first else w["second_order"]
         parts.append(_run_details(f"{letter(index)}  {item['label']}", item, f"{name}{w['and']}{kind}", w))
     return parts
 
@@ -124,6 +125,8 @@ def _figure(document: dict, verdict: Verdict, w: Mapping) -> Element:
     if plots[0] is None:
         return make("p", w["no_plot"], class_="note")
     caption = w["caption"]
+    if any(is_first_order(name, item) is None for name, item in document["methods"].items()):
+        caption += w["caption_unknown"]
     if document["reference"] is not None:
         caption += w["caption_reference"]
     if verdict.limit is not None:
@@ -204,7 +207,7 @@ def write_report(document: dict, folder: str | os.PathLike, *, lang: str = "en")
     """
     page = report_html(document, lang)
     data_path, page_path = Path(folder) / "report.json", Path(folder) / "report.html"
-    before = data_path.read_text(encoding="utf-8") if data_path.is_file() else None
+    before = data_path.read_bytes() if data_path.is_file() else None
     write_json(data_path, document)
     try:
         write_text(page_path, page)
@@ -212,6 +215,7 @@ def write_report(document: dict, folder: str | os.PathLike, *, lang: str = "en")
         if before is None:
             data_path.unlink(missing_ok=True)
         else:
-            write_text(data_path, before)
+            with staged_file(data_path, needed=len(before)) as file:
+                file.write_bytes(before)
         raise
     return data_path, page_path

@@ -133,7 +133,7 @@ def measure(
     total = sum(len(samples) for samples in sets.values() if samples is not None) + len(canaries)
     with (progress or NO_PROGRESS).task("measure", total) as task:
         result, scores = _predictions(model, sets, reference, pad, batch_size, task)
-        found = _exposures(model, tokenizer, canaries, sets, batch_size, task)
+        found = _exposures(model, tokenizer, canaries, sets, pad, batch_size, task)
     result["exposure"] = found
     result["exposure_forget"] = _mean_bits(found, True)
     result["exposure_retain"] = _mean_bits(found, False)
@@ -167,11 +167,13 @@ def _predictions(
     return result, scores
 
 
-def _exposures(model, tokenizer, canaries: Sequence[Canary], sets, batch_size: int, task: Task) -> list[dict]:
+def _exposures(
+    model, tokenizer, canaries: Sequence[Canary], sets, pad: int, batch_size: int, task: Task
+) -> list[dict]:
     found = []
     for index, canary in enumerate(canaries):
         forgotten, add_bos = find_canary(model, tokenizer, canary, index, sets["forget"], sets["retain"])
-        one = exposure(model, tokenizer, canary, batch_size=batch_size, add_bos=add_bos)
+        one = exposure(model, tokenizer, canary, batch_size=batch_size, add_bos=add_bos, pad_token_id=pad)
         found.append(
             {"rank": one.rank, "candidates": one.candidates, "bits": one.bits, "forgotten": forgotten}
         )

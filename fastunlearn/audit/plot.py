@@ -94,10 +94,8 @@ def frontier_svg(document: dict, verdict: Verdict, *, narrow: bool = False, w: M
         class_=f"plot {suffix}",
     )
     add(svg, *draw_axes(frame, verdict.limit, w), *draw_titles(frame, width, w))
-    kinds = {
-        name: "first" if is_first_order(name, item) else "second"
-        for name, item in document["methods"].items()
-    }
+    classes = {True: "first", False: "second", None: "unknown"}
+    kinds = {name: classes[is_first_order(name, item)] for name, item in document["methods"].items()}
     shown = [name for name in verdict.ranking if document["methods"][name][key] is not None]
     ends = {name: frame.at(document["methods"][name]) for name in shown}
     for name in shown:

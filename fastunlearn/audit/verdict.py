@@ -41,11 +41,14 @@ def _times(near: float, far: float) -> str:
 
 def _compare(methods: dict, reached: list[str], w: Mapping) -> str:
     """How the best method stands to the best one of the other kind."""
+    kinds = {name: is_first_order(name, item) for name, item in methods.items()}
     best = reached[0]
-    first = is_first_order(best, methods[best])
-    others = [name for name in reached if is_first_order(name, methods[name]) is not first]
+    first = kinds[best]
+    others = [name for name in reached if first is not None and kinds[name] is (not first)]
     kind = w["second_order"] if first else w["first_order"]
-    if not any(is_first_order(name, item) is not first for name, item in methods.items()):
+    if not others and None in kinds.values():  # one of these may be of the other kind
+        return ""
+    if (not first) not in kinds.values():
         return w["verdict_no_kind"].format(kind=kind)
     if not others:
         return w["verdict_no_kind_enough"].format(kind=kind)
@@ -79,7 +82,7 @@ def judge(document: dict, w: Mapping = EN) -> Verdict:
         item = methods[name]
         kl = None if reference is None else item["kl_retain"]
         near = kl if kl is not None else -(item["retain_accuracy"] or 0.0)
-        return (name not in reached, near)
+        return (name not in reached, kl is None, near)  # an accuracy and a KL do not compare
 
     ranking = sorted(methods, key=order)
     reached = [name for name in ranking if name in reached]

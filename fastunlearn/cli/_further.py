@@ -72,6 +72,7 @@ class Further:
 
     def __init__(self, args: argparse.Namespace, paths: dict[str, str]):
         from fastunlearn.audit.attacks import ATTACKS
+        from fastunlearn.audit.attacks.settings import make_settings
         from fastunlearn.audit.metrics import METRICS
 
         self._args = args
@@ -80,6 +81,8 @@ class Further:
         self._settings = _attack_settings(args.attack_set, ATTACKS)
         if self._settings and args.attacks is None:
             raise InvalidInputError("--attack-set is for --attacks, which is not given")
+        for name, settings in self._settings.items():
+            make_settings(name, settings)  # told before anything is measured
         self._variants = {}
         if args.metrics is not None or args.attacks is not None:
             self._variants = {name: found for name, path in paths.items() if (found := _variants(path))}

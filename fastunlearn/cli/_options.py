@@ -14,8 +14,15 @@ __all__ = [
 ]  # fmt: skip
 
 
+def _seed(text: str) -> int:
+    """NumPy takes no negative seed, PyTorch none of more than 64 bits: all commands take what all methods do."""
+    if not text.isascii() or not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer from 0 to 2**32 - 1")
+    return int(text)
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="random seed (default: 0)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -113,11 +120,11 @@ def pad_token_id(tokenizer) -> int:
 
 def context(model, args: argparse.Namespace) -> int:
     """The most tokens of a record: --max-length, which must fit the model, else the model's context."""
-    from fastunlearn.audit.exposure import context_length
+    from fastunlearn.audit.exposure import context_length, known_context
 
-    longest = context_length(model)
     if args.max_length is None:
-        return longest
-    if args.max_length > longest:
+        return context_length(model)
+    longest = known_context(model)
+    if longest is not None and args.max_length > longest:
         raise InvalidInputError(f"--max-length {args.max_length} is above the model's context of {longest}")
     return args.max_length

@@ -69,7 +69,7 @@ def _account(path: Path) -> dict:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidInputError(f"{path} cannot be read: {error}; mend it or remove it") from error
     if not isinstance(found, dict):
         raise InvalidInputError(f"{path} must hold a JSON object; mend it or remove it")
@@ -84,6 +84,14 @@ def cost_of(folder: Path) -> dict:
         return found
     trained = _account(folder / "training.json")
     return {name: trained[name] for name in ("gradients", "seconds") if name in trained}
+
+
+def _first_order(cost: dict) -> bool | None:
+    """Whether the method that ``cost`` names uses gradients alone; None where it names none that is known."""
+    from fastunlearn.unlearn import METHODS
+
+    name = cost.get("method")
+    return METHODS[name].first_order if isinstance(name, str) and name in METHODS else None
 
 
 class _Evaluation:
@@ -102,6 +110,7 @@ class _Evaluation:
     def _samples(self, model, tokenizer, folder: Path) -> dict[str, list]:
         """The records as tokens of this model; they must be those of the models before."""
         from fastunlearn.data import encode
+        from fastunlearn.unlearn.request import check_overlap
 
         length = context(model, self._args)
         samples = {
@@ -110,6 +119,8 @@ class _Evaluation:
         }
         tokens = {name: [one.input_ids.tolist() for one in samples[name]] for name in samples}
         if self._tokens is None:
+            for name in ("retain", "held_out"):  # its numbers would speak of the wrong records
+                check_overlap(samples["forget"], samples.get(name, []), name)
             self._tokens = tokens
             size = model.num_parameters()
             self.model = {"type": type(model).__name__, "parameters": size, "context": length}
@@ -122,7 +133,7 @@ class _Evaluation:
 
     def entry(self, label: str, folder: Path, *, is_reference: bool = False) -> dict:
         """The report entry of the model in ``folder``."""
-        from fastunlearn.audit.document import FIRST_ORDER, entry
+        from fastunlearn.audit.document import entry
         from fastunlearn.audit.measure import measure
 
         cost = cost_of(folder)
@@ -136,8 +147,7 @@ class _Evaluation:
             pad_token_id=pad_token_id(tokenizer), seed=self._args.seed,
         )  # fmt: skip
         made = entry(label, metrics, **{name: cost[name] for name in _COST if name in cost})
-        if "method" in cost:
-            made["first_order"] = cost["method"] in FIRST_ORDER
+        made["first_order"] = _first_order(cost)
         return made | self._further.of(model, tokenizer, samples, is_reference=is_reference)
 
 

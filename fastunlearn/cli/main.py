@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command of ``arguments`` (default: those of the process) and returns the exit status: 0 (or what the
     command gives, such as 1 for a failed verification), 2 for an error that has a name, 130 for Ctrl-C. Other
     exceptions are bugs and pass through with their traceback."""
+    if hasattr(sys.stdout, "reconfigure"):  # as of stderr: hours of work must not end at a name that cannot be shown
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(arguments)
     debug = getattr(args, "debug", False)
     args.quiet = getattr(args, "quiet", False)

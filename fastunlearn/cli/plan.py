@@ -57,4 +57,4 @@ def text(plan: dict) -> str:
     lines.append(f"Reckoned from trial passes on this machine with {tried}. Nothing was changed.")
     if not plan["weights_read"]:
         lines.append("The folder has no weights: the trial took random ones of the same shapes.")
-    return "\n".join(lines)
+    return "\n".join(lines).replace("\u202f", " ")  # not every terminal has the narrow space

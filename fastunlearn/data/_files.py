@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastunlearn.errors import InvalidInputError
 
-__all__ = ["FROM_PYTHON", "READERS", "SCHEMAS", "read_rows"]
+__all__ = ["FROM_PYTHON", "READERS", "SCHEMAS", "next_row", "read_rows", "text_of"]
 
 #: The columns that make a record, the first match counts.
 SCHEMAS = (("prompt", "completion"), ("question", "answer"), ("text",))
@@ -24,7 +24,7 @@ FROM_PYTHON = "from Python: text_column=NAME reads another column"
 Rows = Iterator[tuple[str, dict]]
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
     """The file as text. A UTF-8 byte order mark is left out, and line ends become line feeds."""
     try:
         raw = path.read_bytes()
@@ -89,6 +89,16 @@ def _header(cells: list[str], column: str | int | None, where: str) -> list[str]
     return None
 
 
+def next_row(reader, most: int) -> list[str] | None:
+    """The next row, None at the end. Cells may have ``most`` characters: Python's own limit, which is one for the whole
+    process, is 131,072, and a record may be longer."""
+    before = csv.field_size_limit(most)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(before)
+
+
 def _csv(path: Path, text: str, column: str | int | None) -> Rows:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
@@ -96,7 +106,7 @@ def _csv(path: Path, text: str, column: str | int | None) -> Rows:
     while True:
         where = f"{path} line {reader.line_num + 1}"
         try:
-            cells = next(reader, None)
+            cells = next_row(reader, len(text) + 1)
         except csv.Error as error:
             raise InvalidInputError(f"{where}: not valid CSV ({error})") from None
         if cells is None:
@@ -128,4 +138,4 @@ READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".txt": _txt}
 def read_rows(path: Path, column: str | int | None) -> Rows:
     """The rows of a file whose ending is in READERS, each with its place, such as "forget.csv line 3". CSV
     rows have their cells by number and, where there is a header, by name. Raises InvalidInputError."""
-    return READERS[path.suffix.lower()](path, _text_of(path), column)
+    return READERS[path.suffix.lower()](path, text_of(path), column)

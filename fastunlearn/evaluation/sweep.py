@@ -24,6 +24,7 @@ from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import FastUnlearnError, InvalidInputError
 from fastunlearn.info import info
 from fastunlearn.progress import NO_PROGRESS, Progress
+from fastunlearn.resources import parse_memory
 from fastunlearn.solve.fingerprint import fingerprint
 from fastunlearn.storage import write_json
 from fastunlearn.unlearn import get_method, unlearn
@@ -109,8 +110,8 @@ class Sweep:
                 raise InvalidInputError(f"out: {self.path} is no sweep; name another folder") from None
             if not same:
                 raise InvalidInputError(
-                    f"out: {self.path} is of another model, reference, records, method or seed, or of an earlier "
-                    "version; name another folder, or remove it"
+                    f"out: {self.path} is of another model, reference, records, method, seed or memory, or of an "
+                    "earlier version; name another folder, or remove it"
                 )
             self.document = found
 
@@ -132,11 +133,12 @@ class Sweep:
         write_json(self.path, self.document)
 
 
-def _identity(model, reference, method: str, sets: Mapping[str, Sequence[Encoded]], seed: int) -> str:
+def _identity(model, reference, method: str, sets: Mapping[str, Sequence[Encoded]], seed: int, memory: int) -> str:
     """A digest of what a sweep belongs to; of the records it keeps no text. The reference is part of it: damage and
-    what is left are measured from it, and runs with another one cannot stand in one table."""
+    what is left are measured from it, and runs with another one cannot stand in one table. So is the memory, which
+    decides blocks, seconds and bytes."""
     own, other = (one and fingerprint(dict(one.named_parameters())) for one in (model, reference))
-    digest = hashlib.sha256(f"{method} {seed} {own} {other or 'original'}".encode())
+    digest = hashlib.sha256(f"{method} {seed} {own} {other or 'original'} {memory}".encode())
     for name, samples in sets.items():
         digest.update(name.encode())
         for sample in samples:
@@ -180,7 +182,8 @@ def sweep(
     truth = reference_log_probs(model if reference is None else reference, retain, **pad)
     machine = info()
     kept = Sweep(out, {
-        "identity": _identity(model, reference, method, sets, seed), "method": method, "seed": seed, "target": target,
+        "identity": _identity(model, reference, method, sets, seed, parse_memory(memory)), "method": method,
+        "seed": seed, "target": target,
         "damage_from": "original" if reference is None else "retrained",
         "records": {name: len(samples) for name, samples in sets.items()},
         "weights": sum(p.numel() for p in model.parameters()), "machine": machine["machine"],

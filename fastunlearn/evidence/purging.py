@@ -47,7 +47,7 @@ def _kind(path: Path) -> str:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length)) if length <= _MOST_HEADER else {}
         about = json.loads(header.get("__metadata__", {}).get("fastunlearn", "{}"))
-    except (OSError, ValueError, struct.error, AttributeError):
+    except (OSError, ValueError, TypeError, struct.error, AttributeError, RecursionError):  # another program's file
         return ""
     if not isinstance(about, dict):
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 
 __all__ = ["allowed", "choice", "flag", "names", "number", "required", "table", "text", "whole"]
 
@@ -48,7 +49,7 @@ def number(default: float, least: float, doc: str, most: float = math.inf):
     words = f"a number of at least {least:g}" if math.isinf(most) else f"a number from {least:g} to {most:g}"
 
     def check(value) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         return is_number and least <= value <= most
 
     return _field(default, check, words, doc)

@@ -31,7 +31,7 @@ def load_config(path: str | os.PathLike) -> Config:
         raise InvalidInputError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, a number too long, lists nested too deep
         raise InvalidInputError(f"{path} is not valid TOML: {error}") from error
     return make_config(values, path)
 

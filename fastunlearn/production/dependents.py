@@ -1,16 +1,17 @@
 """Retained records that say much the same as one to forget: near-duplicates, found by MinHash.
 
-Similarity is Jaccard's, of the sets of word triples (Broder 1997). MinHash with banding proposes pairs; every proposed
-pair is then compared exactly, so nothing is called a near-duplicate that is none. A pair at the threshold may be missed
-by chance, with the probability that the bands leave (docs/requests.md).
+Similarity is Jaccard's, of the sets of word triples (Broder 1997); in scripts without spaces a character is a word.
+MinHash with banding proposes pairs; every proposed pair is then compared exactly, so nothing is called a near-duplicate
+that is none. A pair at the threshold may be missed by chance, with the probability that the bands leave
+(docs/requests.md).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from fastunlearn.data.records import Record
+from fastunlearn.data.words import words_and_signs
 from fastunlearn.errors import InvalidInputError
 
 __all__ = ["near_duplicates", "similarity"]
@@ -19,7 +20,7 @@ HASHES, WORDS, MARGIN = 128, 3, 0.6
 
 
 def _shingles(record: Record) -> frozenset[tuple[str, ...]]:
-    words = re.findall(r"\w+|[^\w\s]", record.text.casefold())
+    words = words_and_signs(record.text.casefold())
     if len(words) <= WORDS:
         return frozenset([tuple(words)])
     return frozenset(tuple(words[i : i + WORDS]) for i in range(len(words) - WORDS + 1))

@@ -149,7 +149,8 @@ class Ledger:
 
     def hash(self, record: Record) -> bytes:
         """The record's keyed hash; without the ledger's key it tells nothing."""
-        key = self._db.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()[0]
+        with self._named():
+            key = self._db.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()[0]
         return hmac.new(key, record.digest().encode(), hashlib.sha256).digest()
 
     def add(self, id: str, records: Sequence[Record]) -> Request:

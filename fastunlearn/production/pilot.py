@@ -22,13 +22,14 @@ from fastunlearn.production.config import check_method, method_settings
 from fastunlearn.production.job import read_set
 from fastunlearn.production.schema import Config
 from fastunlearn.progress import NO_PROGRESS, Progress
-from fastunlearn.storage import load_model, load_tokenizer, write_json
+from fastunlearn.storage import load_model, load_tokenizer, refuse_existing, write_json
 from fastunlearn.training import build_model, train
 from fastunlearn.unlearn import get_method, keep_fisher, unlearn
 from fastunlearn.unlearn.request import pad_token
 
 __all__ = ["Check", "Verdict", "decide", "run_pilot"]
 
+REPORT = "pilot.json"
 LEARNT = 0.1  # by how much the trained model's forget accuracy must stand above the references' for a pilot to tell
 
 
@@ -107,7 +108,13 @@ class _Pilot:
         for name in ("forget", "retain"):
             if not found[name]:
                 raise InvalidInputError(f"{config.path.name}: a pilot needs data.{name}")
-        found["retain"] = [record for record in found["retain"] if record not in set(found["forget"])]
+        gone = set(found["forget"])
+        for name in ("retain", "held_out"):  # as a run of requests leaves them out
+            if found[name] and gone.issuperset(found[name]):
+                raise InvalidInputError(
+                    f"{config.path.name}: data.{name} has only records that data.forget has too: give others"
+                )
+            found[name] = [record for record in found[name] if record not in gone]
         source, trust = config.place(pilot.base or config.model.folder), config.model.trust_remote_code
         if not source.is_dir():
             key = "pilot.base" if pilot.base else "model.folder"
@@ -167,6 +174,9 @@ def run_pilot(
     """Runs the pilot and writes pilot.json, report.json and report.html into pilot.folder. Returns the verdict, and
     that folder. ``hours``: asked for the plan's time where the configuration limits it. Raises InvalidInputError."""
     check_method(config)
+    folder = config.place(config.pilot.folder)
+    for name in (REPORT, "report.json", "report.html"):  # can they be written at all? Those of before are replaced
+        refuse_existing(folder / name, overwrite=True)
     progress = progress or NO_PROGRESS
     pilot, seed = _Pilot(config, progress), config.method.seed
     count = config.pilot.references
@@ -185,7 +195,6 @@ def run_pilot(
         task.advance()
     limit = hours() if hours is not None and config.pilot.max_hours else None
     verdict = decide(before, after, others, config, limit)
-    folder = config.place(config.pilot.folder)
     _write(config, verdict, (before, after, others, result), pilot, folder)
     return verdict, folder
 
@@ -204,4 +213,4 @@ def _write(config: Config, verdict: Verdict, measured: tuple, pilot: _Pilot, fol
     write_report(document, folder, lang=config.evidence.lang)
     more = [{"forget_accuracy": one["forget"]["accuracy"], "retain_accuracy": one["retain"]["accuracy"],
              "kl_retain": one["kl_retain"], "membership": one["membership"]} for one in others]  # fmt: skip
-    write_json(folder / "pilot.json", {**asdict(verdict), "references": more, "configuration": config.to_dict()})
+    write_json(folder / REPORT, {**asdict(verdict), "references": more, "configuration": config.to_dict()})

@@ -18,7 +18,7 @@ import torch
 from fastunlearn.audit.attacks import run_attacks
 from fastunlearn.audit.measure import cache_reference, measure
 from fastunlearn.data.encode import encode
-from fastunlearn.errors import InvalidInputError
+from fastunlearn.errors import InvalidInputError, OutputError
 from fastunlearn.evidence import deterministic, record_table
 from fastunlearn.operators.model_state import select_parameters
 from fastunlearn.production.config import check_method
@@ -86,10 +86,16 @@ def _rates(folder: Path) -> tuple[float, float]:
     """Bytes per second of writing tensors to the disk of ``folder`` and of SHA-256."""
     block = torch.zeros(_SAMPLE // 4)
     place = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    with tempfile.TemporaryDirectory(prefix=".plan.", dir=place) as here:
-        began = time.perf_counter()
-        write_tensors(Path(here) / "x.safetensors", {"x": block}, {})
-        written = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory(prefix=".plan.", dir=place) as here:
+            began = time.perf_counter()
+            write_tensors(Path(here) / "x.safetensors", {"x": block}, {})
+            written = time.perf_counter()
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        why = error.strerror or str(error)
+        raise OutputError(f"{folder} could not be made: nothing can be written in {place} ({why})") from error
     hashlib.sha256(block.numpy().tobytes()).digest()
     return _SAMPLE / (written - began), _SAMPLE / (time.perf_counter() - written)
 

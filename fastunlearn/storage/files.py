@@ -8,9 +8,9 @@ parent folders that were made for it, and raises :class:`~fastunlearn.errors.Out
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -219,7 +219,9 @@ def remove_leftovers(*targets: str | os.PathLike) -> None:
     """Removes the temporary siblings that a killed writer of ``targets`` left. Only for one who knows that no other
     process is writing them, as the holder of a lock does."""
     for target in map(Path, targets):
-        for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        # tempfile's own characters: with any others it would be a sibling of another target, such as NAME.v2
+        own = re.compile(re.escape(f".{target.name}.") + "[a-z0-9_]+" + re.escape(".tmp"))
+        for path in filter(lambda path: own.fullmatch(path.name), target.parent.glob(".*.tmp")):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

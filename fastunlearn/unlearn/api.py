@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fastunlearn.audit.exposure import context_length
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.model_state import check_finite
 from fastunlearn.operators.state import PassState
@@ -22,7 +21,7 @@ from fastunlearn.solve import kept_fisher as _kept
 from fastunlearn.solve.kept_fisher import KeptFisher
 
 from .registry import Method, get_method
-from .request import Records, Request, encode_set, pad_token, prepare
+from .request import Records, Request, encode_set, most_tokens, pad_token, prepare
 from .result import UnlearnResult
 from .settings import make_settings
 from .snapshot import restored_on_failure
@@ -163,7 +162,7 @@ def _keep_fisher(
     max_length: int | None, truncate: bool, seed: int, options: dict[str, Any],
 ) -> KeptFisher:  # fmt: skip
     check_finite(dict(model.named_parameters()))
-    limit = context_length(model) if max_length is None else max_length
+    limit = most_tokens(model, max_length)
     encoded = encode_set(data, tokenizer, max_length=limit, truncate=truncate, name="data")
     if samples is not None:
         if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:

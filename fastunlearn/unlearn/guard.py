@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +46,7 @@ def guarded_move(
     scale = 1.0
     for _ in range(halvings + 1):
         start.move(step, scale)
-        drift = monitor.drift()
+        drift = _drift(monitor, budget)
         if _allowed(drift, budget):
             break
         scale /= 2
@@ -60,6 +61,16 @@ def guarded_move(
         return Move(shorter, shorter_drift)
     start.move(step, scale)  # drift need not grow along the step: the longer move, known to be within the budget
     return Move(scale, drift)
+
+
+def _drift(monitor: Monitor, budget: float | None) -> float | None:
+    """Infinite where the step took the weights so far that the logits are no numbers: a shorter one may do."""
+    try:
+        return monitor.drift()
+    except InvalidInputError:
+        if budget is None:
+            raise
+        return math.inf
 
 
 def _allowed(drift: float | None, budget: float | None) -> bool:

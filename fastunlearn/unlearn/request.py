@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from torch import nn
 
-from fastunlearn.audit.exposure import context_length
+from fastunlearn.audit.exposure import context_length, known_context
 from fastunlearn.data.encode import Encoded, encode
 from fastunlearn.data.loading import load_records
 from fastunlearn.data.records import Record
@@ -22,7 +22,7 @@ from fastunlearn.resources import parse_memory
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Records", "Request", "encode_set", "pad_token", "prepare"]
+__all__ = ["Records", "Request", "check_overlap", "encode_set", "most_tokens", "pad_token", "prepare"]
 
 #: Records as a user gives them: a path or a name, rows, or encoded ones.
 Plain = str | os.PathLike | Iterable[Record | Mapping[str, Any]]
@@ -99,7 +99,21 @@ def _key(sample: Encoded) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     return tuple(sample.input_ids.tolist()), tuple((sample.labels[1:] != -100).tolist())
 
 
-def _check_overlap(a: list[Encoded], b: list[Encoded], name: str) -> None:
+def most_tokens(model: nn.Module, max_length: int | None) -> int:
+    """The most tokens of a record: ``max_length``, which must fit the model, else the model's context. Raises
+    InvalidInputError."""
+    if max_length is None:
+        return context_length(model)
+    longest = known_context(model)
+    whole = isinstance(max_length, int) and not isinstance(max_length, bool)
+    if not whole or max_length < 2 or (longest is not None and max_length > longest):
+        most = "upwards" if longest is None else f"to the model's {longest}"
+        raise InvalidInputError(f"max_length={max_length!r} must be an integer from 2 {most}")
+    return max_length
+
+
+def check_overlap(a: list[Encoded], b: list[Encoded], name: str) -> None:
+    """Raises InvalidInputError where records of ``a``, the forget set, are in ``b`` too, the set ``name``."""
     first: dict[tuple[tuple[int, ...], tuple[bool, ...]], int] = {}
     for number, sample in enumerate(a, 1):
         first.setdefault(_key(sample), number)
@@ -135,11 +149,7 @@ def prepare(
         raise InvalidInputError(f"batch_size={batch_size!r} must be an integer of at least 1")
     check_finite(dict(model.named_parameters()))
     chosen = select_parameters(model, parameters)
-    limit = context_length(model)
-    if max_length is not None:
-        if isinstance(max_length, bool) or not isinstance(max_length, int) or not 2 <= max_length <= limit:
-            raise InvalidInputError(f"max_length={max_length!r} must be an integer from 2 to the model's {limit}")
-        limit = max_length
+    limit = most_tokens(model, max_length)
     sets: dict[str, list[Encoded]] = {}
     for name, source in (("forget", forget), ("retain", retain), ("held_out", held_out)):
         if source is None and name != "forget":
@@ -148,8 +158,8 @@ def prepare(
         if source is None:
             raise InvalidInputError("forget is missing: give the records to forget")
         sets[name] = encode_set(source, tokenizer, max_length=limit, truncate=truncate, name=name)
-    _check_overlap(sets["forget"], sets["retain"], "retain")
-    _check_overlap(sets["forget"], sets["held_out"], "held_out")
+    check_overlap(sets["forget"], sets["retain"], "retain")
+    check_overlap(sets["forget"], sets["held_out"], "held_out")
     return Request(
         model, pad_token(model, tokenizer), chosen, sets["forget"], sets["retain"], sets["held_out"], seed=seed,
         batch_size=batch_size, memory_bytes=parse_memory(memory), progress=progress or NO_PROGRESS, on_step=on_step,

@@ -59,7 +59,7 @@ def tune(
         raise InvalidInputError("grid is empty: give at least one dict of settings")
     parameters = dict(model.named_parameters())
     trials: list[Trial] = []
-    best_weights = None
+    best, best_weights = None, None
     with restored_on_failure(model, parameters) as start:
         for settings in grid:
             start.restore()
@@ -70,10 +70,9 @@ def tune(
             trials.append(trial)
             if on_trial is not None:
                 on_trial(trial)
-            if trial.rank() <= min(one.rank() for one in trials):
-                best_weights = Snapshot(parameters)
-        best = min(trials, key=Trial.rank)
-        if best.result is None:
+            if best is None or trial.rank() < best.rank():  # of equals the first, whose weights are kept
+                best, best_weights = trial, Snapshot(parameters)
+        if best is None or best.result is None:
             raise InvalidInputError(f"every trial of {method} failed; the first said: {trials[0].error}")
         best_weights.restore()
     model.eval()

@@ -46,6 +46,9 @@ def test_the_document_survives_json(document):
         ("methods/npo/steps", [{"step": math.inf}], r"steps\[0\]\.step must be a finite number"),
         ("methods/npo/metrics/exposure", [{"rank": 1}], r"exposure\[0\] lacks candidates, bits, forgotten"),
         ("settings/target_forget_accuracy", 30, "outside 0 to 1"),
+        ("seed", 10**400, r"report\.seed must be an integer or null"),  # no float holds it: formats and plots fail
+        ("data/bytes", 10**400, r"report\.data\.bytes must be a finite number"),
+        ("methods/npo/first_order", "no", "true or false"),
         ("model/size", object(), r"report\.model\.size must be plain JSON data"),
         ("notes", "one string", r"report\.notes must be a list"),
         ("reference", [], r"report\.reference must be a dictionary"),
@@ -173,3 +176,31 @@ def test_further_metrics_and_attacks_are_checked_and_shown(document):
     ):
         with pytest.raises(InvalidInputError, match=message):
             validate(change(document, place, value))
+
+
+def test_a_document_nested_too_deep_is_no_crash(document):
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InvalidInputError, match="nested too deep"):
+        validate(change(document, "data/deep", deep))
+
+
+def test_a_method_without_a_kl_is_not_ranked_by_its_accuracy_before_those_with_one(document):
+    before = judge(document)
+    document["methods"][before.ranking[0]]["kl_retain"] = None
+    after = judge(document)
+    assert after.ranking[0] == before.ranking[1] and after.ranking[len(after.reached) - 1] == before.ranking[0]
+
+
+def test_models_of_an_unknown_kind_are_compared_with_none(document):
+    best = judge(document).ranking[0]
+    for item in document["methods"].values():
+        item["first_order"] = None
+    text = judge(document).text
+    assert document["methods"][best]["label"] in text and "-order" not in text
+    for name, item in document["methods"].items():
+        item["first_order"] = False if name == best else None
+    assert "-order" not in judge(document).text  # one of the others may be of first order: nothing is said of them
+    document["methods"]["npo"]["first_order"] = True
+    assert "closer than the best first-order method" in judge(document).text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
@@ -10,6 +11,7 @@ import torch
 
 from fastunlearn.audit.exposure import candidate_log_probs, exposure
 from fastunlearn.audit.measure import cache_reference, measure
+from fastunlearn.audit.metrics import MeasuredModel
 from fastunlearn.audit.scores import token_scores
 from fastunlearn.data.encode import encode
 from fastunlearn.data.people import Canary, generate_people
@@ -65,6 +67,17 @@ def test_exposure_equals_brute_force(tiny_llama, people, kind, add_bos):
         result = exposure(model, tokenizer, short, add_bos=add_bos)
         assert (result.rank, result.candidates) == (rank, 100)
         assert result.bits == pytest.approx(math.log2(100 / rank))
+
+
+def test_the_padding_token_given_serves_where_the_tokenizer_has_none(model, tokenizer, people, sets, monkeypatch):
+    found = measure(model, **sets, canaries=people.canaries, tokenizer=tokenizer)["exposure"]
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    given = {"canaries": people.canaries, "pad_token_id": 2}
+    assert measure(model, **sets, tokenizer=bare, **given)["exposure"] == found
+    assert MeasuredModel(model, bare, sets, **given).exposures["forget"].tolist() == [
+        one["bits"] for one in found if one["forgotten"]
+    ]
 
 
 def test_candidates_of_different_lengths(model, tokenizer):

@@ -202,3 +202,32 @@ def test_loss_and_perplexity_of_each_set_are_in_the_details(document):
 
 def test_a_dozen_methods_have_marks_of_their_own():
     assert len({write(mark(index, 50.0, 50.0, "mark")) for index in range(12)}) == 12
+
+
+@pytest.mark.parametrize(("lang", "kind", "caption"), [("en", "how it was made is not recorded", "Grey marks"),
+                                                       ("ja", "作成方法の記録なし", "灰色の印")])  # fmt: skip
+def test_a_model_of_an_unknown_kind_is_called_neither(document, lang, kind, caption):
+    assert kind not in report_html(document, lang) and caption not in report_html(document, lang)
+    document["methods"]["npo"]["first_order"] = None
+    text = report_html(document, lang)
+    assert text.count(kind) == 1 and caption in text
+    classes = [value for name, value in Reader(text).attributes if name == "class"]
+    assert {"mark unknown", "way unknown"} <= set(classes)
+
+
+def test_a_number_of_records_that_is_none_is_left_out(document):
+    for item in document["methods"].values():
+        item["metrics"]["forget"]["samples"] = "many"
+    assert "Records to forget: –" in report_html(document)
+
+
+def test_a_file_from_elsewhere_is_put_back_to_the_byte(document, tmp_path, monkeypatch):
+    (tmp_path / "report.json").write_bytes(b"\xff\xfe no UTF-8\r\n")
+
+    def full(path, text):
+        raise OutputError("no space")
+
+    monkeypatch.setattr(page, "write_text", full)
+    with pytest.raises(OutputError, match="no space"):
+        write_report(document, tmp_path)
+    assert (tmp_path / "report.json").read_bytes() == b"\xff\xfe no UTF-8\r\n"

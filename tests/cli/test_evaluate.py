@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,53 @@ def test_cost_of_a_trained_model_is_that_of_its_training(evaluate, make_model, t
     assert evaluate("--model", make_model("m"), "--model", changed)[0] == 0
     entry = document_of(tmp_path)["methods"]["changed"]
     assert (entry["gradients"], entry["seconds"], entry["steps"]) == (7, 2.5, [])
+
+
+@pytest.mark.parametrize(
+    ("account", "first_order", "shown"),
+    [(None, None, "not recorded"), ({"method": "my-own"}, None, "not recorded"), ({"method": ["npo"]}, None, "not re"),
+     ({"method": "fisher-removal"}, False, "second-order;"), ({"method": "kl-ascent"}, True, "first-order;")],
+)  # fmt: skip
+def test_how_a_model_was_made_is_told_by_its_account(evaluate, make_model, tmp_path, account, first_order, shown):
+    """Not by the name that it is given here: "npo" may be anything."""
+    changed = make_model("changed", 1)
+    if account is not None:
+        (tmp_path / "changed" / "unlearning.json").write_text(json.dumps(account))
+    assert evaluate("--model", make_model("m"), "--model", f"npo={changed}")[0] == 0
+    assert document_of(tmp_path)["methods"]["npo"]["first_order"] is first_order
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    details = page[page.index("<details") :]
+    assert shown in details and ("second-order;" in details) is (first_order is False)
+
+
+@pytest.mark.parametrize("name", ["retain", "held_out"])
+def test_records_to_forget_in_another_set_are_refused(evaluate, make_model, records, tmp_path, name):
+    """What is said of kept or unseen records would be of those to forget: an AUC of them against themselves is 0.5."""
+    other = tmp_path / "both.jsonl"
+    other.write_text("".join(Path(records[one]).read_text() for one in (name, "forget")))
+    status, _, err = evaluate("--model", make_model("m"), f"--{name.replace('_', '-')}", other)
+    assert status == 2 and f"forget and {name} overlap: 2 records" in err and f"remove them from {name}" in err
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_model_without_a_context_length_takes_that_of_the_option(evaluate, records, tmp_path):
+    """Bloom's positions are ALiBi's, so its configuration has no longest sequence."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    from fastunlearn.cli.main import main
+    from fastunlearn.data import load_records, train_tokenizer
+    from fastunlearn.storage import save_model
+
+    tokenizer = train_tokenizer([one.text for path in records.values() for one in load_records(path)])
+    model = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=8, n_layer=1, n_head=2))
+    save_model(model, tokenizer, tmp_path / "bloom")
+    status, _, err = evaluate("--model", tmp_path / "bloom")
+    assert status == 2 and "give max_length (--max-length" in err
+    assert evaluate("--model", tmp_path / "bloom", "--max-length", 16)[0] == 0
+    assert document_of(tmp_path)["model"]["context"] == 16
+    line = ["unlearn", "--quiet", "--model", str(tmp_path / "bloom"), "--forget", records["forget"], "--method",
+            "gradient-ascent", "--set", "gradients=2", "--out", str(tmp_path / "after")]  # fmt: skip
+    assert main(line) == 2 and main([*line, "--max-length", "1"]) == 2 and main([*line, "--max-length", "16"]) == 0
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"seconds": "long"}'])

@@ -85,6 +85,7 @@ def test_nothing_further_without_the_options(evaluate, document):
         (("--attacks", "sample", "--attack-set", "draws=3"), "must be of the form ATTACK.KEY=VALUE"),
         (("--attacks", "sample", "--attack-set", "smple.draws=3"), "--attack-set: 'smple' is not known"),
         (("--attacks", "sample", "--attack-set", "sample.drws=3"), "has no setting drws"),
+        (("--attacks", "sample", "--attack-set", "sample.temperature=hot"), "temperature='hot' of sample must be"),
         (("--more-records", "fresh=x.txt"), "add --metrics all"),
         (("--metrics", "all", "--more-records", "retain=x.txt"), "a name of its own"),
         (("--metrics", "all", "--more-records", "fresh=missing.txt"), "missing.txt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -119,6 +120,15 @@ def test_reader_that_goes_away_is_no_error():
     err = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=120) == 0 and err == b""
+
+
+@pytest.mark.parametrize(("encoding", "folder"), [("utf-8", b"n\xff"), ("cp1252", "日本".encode())])
+def test_a_name_that_cannot_be_shown_is_no_error(tmp_path, encoding, folder):
+    """Python's own output would end there with a traceback, when all the work is done."""
+    line = [sys.executable, "-m", "fastunlearn.cli.main", "new", folder]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.startswith(b"New folder: ") and done.stderr == b""
 
 
 def test_commands_are_the_documented_ones():

@@ -8,6 +8,7 @@ import pytest
 
 from fastunlearn.cli._options import named_value
 from fastunlearn.cli.evaluate import name_models
+from fastunlearn.cli.main import main
 from fastunlearn.cli.unlearn import settings_of
 from fastunlearn.errors import InvalidInputError
 
@@ -49,3 +50,11 @@ def test_models_are_named_by_folder_or_by_hand(tmp_path):
 def test_models_without_a_name_or_of_one_name(texts):
     with pytest.raises(InvalidInputError, match="--model"):
         name_models(texts)
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "1.5", "٣", "many"])
+@pytest.mark.parametrize("command", ["evaluate", "demo", "train"])
+def test_seeds_that_a_part_of_the_package_would_refuse_in_the_end(seed, command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--seed", seed])
+    assert caught.value.code == 2 and "2**32 - 1" in capsys.readouterr().err

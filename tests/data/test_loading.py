@@ -1,5 +1,6 @@
 """Loading: every kind of source and row, and what is said about a bad one."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -245,3 +246,11 @@ def test_real_data(name, options, least):
     records = load_records(Path(folder) / name, **options)
     assert len(records) >= least
     assert all(record.completion.strip() for record in records)
+
+
+def test_a_csv_cell_may_be_longer_than_pythons_own_limit(write):
+    """131,072 characters, for the whole process: raised while a row is read, and put back."""
+    before = csv.field_size_limit()
+    long = "word " * 40_000
+    assert load_records(write("a.csv", f"prompt,completion\na,b\n{long},{long}\n"))[1] == Record(long, long)
+    assert csv.field_size_limit() == before

@@ -115,3 +115,18 @@ def test_errors_name_what_is_missing(tmp_path, folder):
 def test_runs_of_items():
     assert take("abcdef", {"x": 2, "y": 3}, "letters") == {"x": ["a", "b"], "y": ["c", "d", "e"]}
     assert cut(" a  b\nc d", 3) == "a b c"
+
+
+def test_files_are_read_as_records_are(folder):
+    """A byte order mark is no word, line ends are those of any system, and a cell may be long."""
+    play = (folder / "shakespeare.txt").read_text(encoding="utf-8")
+    (folder / "shakespeare.txt").write_bytes(b"\xef\xbb\xbf" + play.replace("\n", "\r\n").encode())
+    made = make_dataset("literature", folder, seed=3)
+    assert not any("\ufeff" in record.text for records in made.sets.values() for record in records)
+    with (folder / "ag_news.csv").open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(["1", "title", "word " * 40_000])
+    make_dataset("news", folder)
+    for name, file in (("literature", "shakespeare.txt"), ("news", "ag_news.csv")):
+        (folder / file).write_bytes(b"1,one,caf\xe9 two\n")
+        with pytest.raises(InvalidInputError, match=f"{file} line 1: not UTF-8"):
+            make_dataset(name, folder)

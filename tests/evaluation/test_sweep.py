@@ -88,6 +88,9 @@ def test_a_sweep_of_something_else_is_refused(subject, tmp_path):
     sweep(subject.original.model, **more)
     with pytest.raises(InvalidInputError, match="of another model"):
         sweep(subject.original.model, **more, seed=1)
+    with pytest.raises(InvalidInputError, match="seed or memory"):  # which decides blocks, seconds and bytes
+        sweep(subject.original.model, **more, memory="2GB")
+    assert len(sweep(subject.original.model, **more, memory="1000MB").points) == 1  # the same memory
     with pytest.raises(InvalidInputError, match="of another model"):
         sweep(subject.reference.model, **more)
     for other in (subject.original, subject.reference):  # damage would be measured from something else

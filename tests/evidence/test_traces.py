@@ -140,6 +140,8 @@ def test_what_was_derived_from_records_is_known_by_its_looks(tmp_path):
         write_tensors(tmp_path / f"{name}.safetensors", tensors, {"fastunlearn": json.dumps(about)})
     (tmp_path / ".after.x1.tmp").write_text("")
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 20)
+    for name, header in (("number", b'{"__metadata__":{"fastunlearn":5}}'), ("deep", b"[" * 20_000), ("list", b"[]")):
+        (tmp_path / f"{name}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert [path.name for path in derived(tmp_path)] == [
         ".after.x1.tmp", "kept.safetensors", "low.safetensors", "state.safetensors"]  # fmt: skip
 

@@ -33,6 +33,7 @@ LEAST = {"model": {"folder": "m"}}
         ({"data": "forget.jsonl"}, ["data must be a table"]),
         ({"plan": {"price_per_hour": float("nan")}}, ["plan.price_per_hour", "nan"]),
         ({"plan": {"price_per_hour": float("inf")}}, ["plan.price_per_hour", "inf"]),
+        ({"plan": {"price_per_hour": 10**400}}, ["plan.price_per_hour", "a number of at least 0"]),
         ({"method": {"parameters": "all"}}, ["method.parameters", "a list of strings", "a string"]),
         ({"method": {"parameters": [1]}}, ["method.parameters", "a list of strings"]),
         ({"method": {"seed": 2**32}}, ["method.seed", "4294967295"]),
@@ -57,6 +58,7 @@ def test_the_model_table_is_needed():
 @pytest.mark.parametrize(
     ("content", "word"),
     [(b"[model\n", "TOML"), (b"[model]\nfolder = 1\nfolder = 2\n", "TOML"), (b"\xff\xfe", "UTF-8"),
+     (b"x = 1" + b"0" * 5000, "TOML"), (b"x = " + b"[" * 5000, "TOML"),
      (None, "new FOLDER")],
 )  # fmt: skip
 def test_files_that_cannot_be_read(tmp_path, content, word):

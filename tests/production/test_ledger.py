@@ -161,3 +161,12 @@ def test_no_request_is_lost_by_a_kill(tmp_path):
             numbers = [int(one.id[2:]) for one in found if int(one.id[2:]) >= 1000 * turn]
             assert numbers == list(range(1000 * turn, 1000 * turn + len(numbers))) and numbers[-1] in (said, said + 1)
             assert all(one.records == 20 and len(ledger.texts(one)) == 20 for one in found[-3:])
+
+
+def test_a_ledger_that_another_process_holds_is_named_also_by_a_hash(ledger):
+    other = sqlite3.connect(ledger.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    ledger._db.execute("PRAGMA busy_timeout = 0")
+    with pytest.raises(OutputError, match=r"ledger\.sqlite .*locked"):
+        ledger.hash(HOSTILE)
+    other.close()

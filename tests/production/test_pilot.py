@@ -8,8 +8,10 @@ import pytest
 
 from fastunlearn.cli.main import main
 from fastunlearn.errors import InvalidInputError
+from fastunlearn.production import pilot as module
 from fastunlearn.production.config import load_config, make_config
 from fastunlearn.production.pilot import decide, run_pilot
+from fastunlearn.progress import NO_PROGRESS
 
 CONFIG = make_config({"model": {"folder": "m"}})
 
@@ -97,3 +99,26 @@ def test_a_pilot_needs_data(place):
     path.write_text(path.read_text().replace('forget = "forget.jsonl"', 'forget = ""'))
     with pytest.raises(InvalidInputError, match=r"needs data\.forget"):
         run_pilot(load_config(place))
+
+
+def test_records_to_forget_are_left_out_of_the_other_sets(place, monkeypatch):
+    path = place / "forget.jsonl"
+    for name in ("retain", "held_out"):
+        other = place / f"{name}.jsonl"
+        other.write_text(path.read_text() + other.read_text())
+    made = module._Pilot(load_config(place), NO_PROGRESS)
+    assert {name: len(samples) for name, samples in made.sets.items()} == {"forget": 4, "retain": 16, "held_out": 12}
+
+
+@pytest.mark.parametrize("name", ["retain", "held_out"])
+def test_a_set_that_has_nothing_but_records_to_forget_is_named(place, capsys, name):
+    (place / f"{name}.jsonl").write_text((place / "forget.jsonl").read_text())
+    assert main(["pilot", "--quiet"]) == 2
+    assert f"fastunlearn.toml: data.{name} has only records that data.forget has too" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_trained(place, capsys, monkeypatch):
+    monkeypatch.setattr(module, "train", lambda *args, **more: pytest.fail("a model was trained"))
+    (place / "pilot").write_text("a file")
+    assert main(["pilot", "--quiet"]) == 2
+    assert "pilot is a file" in capsys.readouterr().err

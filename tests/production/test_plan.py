@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fastunlearn.cli.main import main
+from fastunlearn.errors import OutputError
+from fastunlearn.production import plan as module
 from fastunlearn.production.config import load_config
 from fastunlearn.production.job import job_of
 from fastunlearn.production.plan import make_plan
@@ -111,3 +113,12 @@ def test_on_a_gpu(place, gpu):
     with gpu("cuda"):
         plan = make_plan(job_of(load_config(place)))
     assert plan["trials"] and plan["seconds"]["total"] > 0
+
+
+def test_a_place_where_nothing_can_be_written_is_named(monkeypatch, tmp_path):
+    def refuses(*args, **more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", refuses)
+    with pytest.raises(OutputError, match=r"after could not be made: nothing can be written in .*Permission denied"):
+        module._rates(tmp_path / "new" / "after")

@@ -14,6 +14,7 @@ import pytest
 from fastunlearn.errors import InvalidInputError, OutputError
 from fastunlearn.storage import files as module
 from fastunlearn.storage import refuse_existing, staged_folder, write_json, write_text
+from fastunlearn.storage.files import remove_leftovers
 
 
 def no_space(*_args, **_kwargs):
@@ -195,3 +196,18 @@ def test_refuse_existing(tmp_path):
         refuse_existing(tmp_path / "photos", overwrite=True)
     with pytest.raises(OutputError, match="is a file"):
         refuse_existing(tmp_path / "file" / "below")
+
+
+def test_leftovers_of_another_name_that_begins_alike_stay(tmp_path):
+    """A run with model.out = "after" must not take away what one with "after.v2" is writing."""
+    with staged_folder(tmp_path / "after.v2") as other:
+        (other / "x").write_text("x")
+        for name in (".after.abcd_123.tmp", ".after.tmp", ".after.v2.old", ".before.abcd.tmp"):
+            (tmp_path / name).mkdir()
+        remove_leftovers(tmp_path / "after")
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [".after.tmp", ".after.v2.old", ".before.abcd.tmp", other.name]
+        )
+        (tmp_path / ".after.v2.abcd.tmp").write_text("y")
+    remove_leftovers(tmp_path / "after.v2")
+    assert (tmp_path / "after.v2" / "x").is_file() and not (tmp_path / ".after.v2.abcd.tmp").exists()

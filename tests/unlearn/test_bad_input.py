@@ -91,6 +91,13 @@ def test_damping_of_a_kept_fisher(world, damping):
         keep_fisher(world.model, world.tokenizer, world.data["retain"], damping=damping)
 
 
+@pytest.mark.parametrize("length", [1, 33, True])
+def test_a_kept_fisher_takes_no_longer_records_than_the_model(world, length):
+    """Learnt positions beyond the context are an IndexError of PyTorch's, others are silently wrong."""
+    with pytest.raises(InvalidInputError, match=r"max_length=.* from 2 to the model's 32"):
+        keep_fisher(world.model, world.tokenizer, world.data["retain"], max_length=length)
+
+
 @pytest.mark.parametrize("method", ["magic", "", "Fisher-Removal", None, ["npo"]])
 def test_unknown_method(refused, method):
     message = refused("method=", error=UnknownMethodError, method=method)

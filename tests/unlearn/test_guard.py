@@ -57,6 +57,23 @@ def test_nothing_fits_and_the_weight_is_back_to_the_bit():
     assert (move.scale, move.drift) == (0.0, 0.0) and monitor.weight.item() == START
 
 
+def overflowing(x):
+    if x > 0.3:
+        raise InvalidInputError("model: its logits hold NaN or infinity; it cannot be measured")
+    return 0.01
+
+
+def test_a_step_to_where_logits_are_no_numbers_is_halved_too():
+    """Float16's end at 65504, or a step without a norm limit: the guard is there for that."""
+    monitor = Known(overflowing)
+    move = go(monitor, 0.5)
+    assert (move.scale, move.drift) == (0.25, 0.01) and monitor.moved == pytest.approx(0.25)
+    monitor = Known(overflowing)
+    assert go(monitor, 0.5, length=1e30).scale == 0 and monitor.weight.item() == START
+    with pytest.raises(InvalidInputError, match="logits"):  # without a budget nothing says that a shorter one is meant
+        go(Known(overflowing), None)
+
+
 def test_a_drift_of_nan_fits_no_budget():
     monitor = Known(drift=lambda x: math.nan)
     assert go(monitor, 1.0).scale == 0 and monitor.weight.item() == START

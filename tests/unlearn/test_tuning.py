@@ -111,3 +111,13 @@ def test_of_single_steps_that_forget_enough_the_one_with_the_least_drift_is_take
     drift = [one["kl_probe"] for one, flag in zip(last, enough, strict=True) if flag]
     assert best.result.enough and best.result.steps[-1]["kl_probe"] == min(drift) < max(drift)
     assert best.result.steps[-1]["forget_accuracy"] > min(one["forget_accuracy"] for one in last)
+
+
+def test_of_equals_the_weights_are_those_of_the_trial_that_is_returned(world):
+    """Without retained and held-out records there is no drift to tell trials apart by."""
+    world.data = {"forget": world.data["forget"]}
+    seen = []
+    grid = [{"learning_rate": rate} for rate in (1e-2, 1e-3)]
+    best, trials = run(world, grid, on_trial=lambda trial: seen.append(bits(world.model)))
+    assert trials[0].rank() == trials[1].rank() and best is trials[0] and not same_bits(*seen)
+    assert same_bits(bits(world.model), seen[0])

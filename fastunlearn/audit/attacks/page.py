@@ -41,7 +41,7 @@ the two ends. All with 95 % intervals by the bootstrap over records, the same re
 | `tokens`, `exact` | share of the rest that is written in place, whether all of it is |
 | `exact` of `sample` | whether the greedy answer is right, the chance that at least one draw is |
 | `rouge_l_recall` | of the greedy answer, and of the best draw |
-| `auc` | share of held-out records that look less like members: its mean is the AUC |
+| `auc` | of all of them together: of telling forgotten from held-out records; its interval is over both |
 
 - The models handed in are not changed: attacks on weights work on a copy, which takes its memory.
 - `relearn` measures only records that it was not shown. It trains once with each learning rate and keeps the best:

@@ -32,8 +32,10 @@ class RelearnSettings:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise InvalidInputError(f"share={self.share} must lie between 0 and 1, such as 0.05")
-        if not self.learning_rates:
-            raise InvalidInputError("learning_rates: give at least one")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise InvalidInputError("learning_rates: give at least one, and only such as are above 0")
+        if self.steps < 1 or self.batch_size < 1:
+            raise InvalidInputError("steps and batch_size must be at least 1")
 
 
 def relearn(target: Target, settings: RelearnSettings) -> Outcome:

@@ -12,6 +12,7 @@ import torch
 from fastunlearn.audit._forward import check_samples
 from fastunlearn.audit.attacks.outcome import Outcome, compare
 from fastunlearn.audit.attacks.registry import ATTACKS
+from fastunlearn.audit.attacks.settings import make_settings
 from fastunlearn.audit.attacks.target import Target
 from fastunlearn.audit.metrics.measured import padding_token
 from fastunlearn.errors import InvalidInputError
@@ -69,16 +70,6 @@ def _chosen(names: Sequence[str] | None, target: Target) -> list[str]:
     return names
 
 
-def _settings(name: str, options: Mapping[str, object]):
-    known = {field.name for field in dataclasses.fields(ATTACKS[name].settings)}
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        has = ", ".join(sorted(known)) or "none"
-        raise InvalidInputError(f"settings: {name} has no setting {', '.join(unknown)}; its settings: {has}")
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return ATTACKS[name].settings(**options)
-
-
 def run_attacks(
     model: torch.nn.Module,
     tokenizer,
@@ -116,7 +107,7 @@ def run_attacks(
     unknown = [name for name in settings or {} if name not in ATTACKS]
     if unknown:
         raise InvalidInputError(f"settings: {unknown[0]!r} is no attack; the attacks are {', '.join(ATTACKS)}")
-    ready = {name: _settings(name, (settings or {}).get(name, {})) for name in chosen}
+    ready = {name: make_settings(name, (settings or {}).get(name, {})) for name in chosen}
     if reference is not None and not isinstance(reference, AttackedReference):
         reference = AttackedReference(reference)
     result = {}

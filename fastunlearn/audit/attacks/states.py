@@ -30,6 +30,8 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if self.folds < 2 or self.records < 1 or self.penalty <= 0:
             raise InvalidInputError("folds must be at least 2, records at least 1 and penalty above 0")
+        if self.layers is not None and not self.layers:
+            raise InvalidInputError("layers: give at least one, or null for the middle one and the last")
 
 
 def hidden_states(target: Target, samples: Sequence[Encoded], places: Sequence[int], layers) -> dict[int, Tensor]:

@@ -168,7 +168,7 @@ class MeasuredModel:
         for index, canary in enumerate(self.canaries):
             sets = self.sets["forget"], self.sets.get("retain")
             forgotten, add_bos = find_canary(self.model, self.tokenizer, canary, index, *sets)
-            found = exposure(self.model, self.tokenizer, canary, batch_size=self.batch_size, add_bos=add_bos)
+            found = exposure(self.model, self.tokenizer, canary, add_bos=add_bos, **self._options)
             bits["forget" if forgotten else "retain"].append(found.bits)
         return {name: np.array(values) for name, values in bits.items() if values}
 

@@ -106,18 +106,29 @@ def forget_quality_of(m: Measurement) -> dict:
     return {"forget": found | own}
 
 
+def _side_by_side(columns: list[np.ndarray]) -> list[np.ndarray]:
+    """Columns of as many rows in one array (n, k), since they are of the same records."""
+    sizes = dict.fromkeys(len(one) for one in columns)
+    return [np.stack([one for one in columns if len(one) == size], 1) for size in sizes]
+
+
 def model_utility_of(m: Measurement) -> dict:
     arrays = []
     for name in UTILITY_SETS:
         if not m.model.variants.get(name):
             continue
         found = m.model.answers(name)
-        arrays += [truth.truthfulness(truth.truth_ratio(found.right, found.wrong)), rouge(0)(m.model, name)]
+        columns = [truth.truthfulness(truth.truth_ratio(found.right, found.wrong)), rouge(0)(m.model, name)]
         if name == "retain":
-            arrays.append(memory.probability(m.model.statistics(name)))
+            columns.append(memory.probability(m.model.statistics(name)))
         else:
-            arrays.append(truth.normalised_probability(np.exp(-found.own), [np.exp(-one) for one in found.wrong]))
-    return {"all": m.estimate(lambda *parts: truth.harmonic_mean([part.mean() for part in parts]), *arrays)}
+            columns.append(truth.normalised_probability(np.exp(-found.own), [np.exp(-one) for one in found.wrong]))
+        arrays += _side_by_side(columns)
+
+    def utility(*parts: np.ndarray) -> float:
+        return truth.harmonic_mean(np.concatenate([part.mean(0) for part in parts]))
+
+    return {"all": m.estimate(utility, *arrays)}
 
 
 def klom_of(m: Measurement) -> dict:

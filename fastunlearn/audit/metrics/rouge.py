@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from fastunlearn.data.words import words as _words
+
 __all__ = ["RougeL", "common_subsequence", "rouge_l", "words"]
-
-_WORD = re.compile(r"[^\W_]+")
-
 
 class RougeL(NamedTuple):
     """``recall`` = LCS / words of the truth, ``precision`` = LCS / words of the candidate, ``f`` = 2 r p / (r + p);
@@ -21,9 +19,9 @@ class RougeL(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """The runs of letters and digits of ``text``, in lower case. (The usual package does the same, to ASCII alone; no
-    stemming here, where TOFU's script has Porter's.)"""
-    return _WORD.findall(text.lower())
+    """The runs of letters and digits of ``text``, in lower case; of scripts without spaces, such as Japanese, single
+    characters. (The usual package takes ASCII alone; no stemming here, where TOFU's script has Porter's.)"""
+    return _words(text.lower())
 
 
 def common_subsequence(a: Sequence, b: Sequence) -> int:

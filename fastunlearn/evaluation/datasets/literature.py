@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from fastunlearn.data._files import text_of
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
@@ -23,7 +24,7 @@ FILES = ("shakespeare.txt",)
 def passages(path: Path, words: int) -> list[str]:
     """The speeches of a play, joined until they have at least ``words`` words and cut there. No passage twice."""
     found, joined = [], ""
-    for block in path.read_text(encoding="utf-8").split("\n\n"):
+    for block in text_of(path).split("\n\n"):
         joined = f"{joined} {block}".strip()
         if len(joined.split()) >= words:
             found.append(cut(joined, words))

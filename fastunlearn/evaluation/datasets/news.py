@@ -7,9 +7,11 @@ Fresh are items without their titles.
 from __future__ import annotations
 
 import csv
+import io
 import random
 from pathlib import Path
 
+from fastunlearn.data._files import next_row, text_of
 from fastunlearn.data.records import Record
 from fastunlearn.errors import InvalidInputError
 
@@ -26,8 +28,9 @@ _AT_LEAST = 10
 
 def _items(path: Path) -> list[tuple[str, str]]:
     """Titles and texts. AG News has three columns, class, title, text, and no header."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
+    text = text_of(path)
+    reader = csv.reader(io.StringIO(text, newline=""))
+    rows = list(iter(lambda: next_row(reader, len(text) + 1), None))
     if not rows or any(len(row) != 3 for row in rows):
         raise InvalidInputError(f"folder: {path.name} must have three columns: class, title, text")
     texts = {cut(text, WORDS): cut(title, 8) for _, title, text in rows if len(text.split()) >= _AT_LEAST}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 
 from fastunlearn.audit.attacks import ATTACKS, AttackedReference, relearn, run_attacks
 from fastunlearn.audit.attacks.logistic import fit_logistic
-from fastunlearn.audit.attacks.outcome import Outcome, compare
+from fastunlearn.audit.attacks.outcome import Outcome, Scores, compare
 from fastunlearn.audit.attacks.sample import SampleSettings, sample
 from fastunlearn.audit.attacks.states import folds_of
 from fastunlearn.audit.attacks.target import Target
+from fastunlearn.audit.bootstrap import interval
+from fastunlearn.audit.membership import auc
 from fastunlearn.data import Record, collate, encode
 from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
@@ -196,6 +199,21 @@ def test_comparison_by_hand():
     assert nothing["m"]["ratio"]["value"] is None and nothing["m"]["after_ratio"]["value"] is None
 
 
+def test_an_auc_is_as_uncertain_as_both_of_its_sets_make_it():
+    """A hundred forgotten records against four held-out ones: the four decide how far the AUC may be off."""
+    stream = np.random.default_rng(0)
+    own, others = stream.normal(size=(2, 100)), stream.normal(1.0, size=(2, 4))
+    outcome = Outcome({"auc": Scores(tuple(own), tuple(others))}, {})
+    found = compare(outcome, outcome, level=0.95, resamples=300, seed=1)["auc"]
+    for part, i in (("before", 0), ("after", 1)):
+        expected = interval(auc, own[i], others[i], resamples=300, seed=1)
+        assert found["model"][part] == found["reference"][part] == expected._asdict()
+        assert expected.high - expected.low > 0.3
+    gain = auc(own[1], others[1]) - auc(own[0], others[0])
+    assert found["model"]["regained"]["value"] == gain and found["excess"] == {"value": 0, "low": 0, "high": 0}
+    assert outcome.records == 100
+
+
 def test_a_reference_is_attacked_once(trained, monkeypatch):
     reference = AttackedReference(trained.retrained)
     arguments = {"reference": reference, "names": ["quantise-int8", "sample"], **FEW}
@@ -221,6 +239,14 @@ def test_a_reference_is_attacked_once(trained, monkeypatch):
         (["prefix"], {"settings": {"prefix": {"share": 0.0}}}, "share=0.0"),
         (["probe-answer"], {"settings": {"probe-answer": {"folds": 1}}}, "folds must be at least 2"),
         (["probe-answer"], {"settings": {"probe-answer": {"layers": [9]}}}, "between 0 and 2"),
+        (["probe-answer"], {"settings": {"probe-answer": {"layers": []}}}, "layers: give at least one"),
+        (["probe-answer"], {"settings": {"probe-answer": {"layers": 1}}}, "layers=1 of .* a list of integers, or null"),
+        (["relearn"], {"settings": {"relearn": {"steps": "abc"}}}, "steps='abc' of relearn must be an integer"),
+        (["relearn"], {"settings": {"relearn": {"steps": 0}}}, "steps and batch_size must be at least 1"),
+        (["relearn"], {"settings": {"relearn": {"learning_rates": 0.1}}}, "must be a list of finite numbers"),
+        (["relearn"], {"settings": {"relearn": {"learning_rates": [0.1, -1]}}}, "only such as are above 0"),
+        (["sample"], {"settings": {"sample": {"temperature": math.inf}}}, "temperature=inf of .* a finite number"),
+        (["quantise-int4"], {"settings": {"quantise-int4": {"block": 1.5}}}, "block=1.5 of .* an integer"),
         (["quantise-nf4"], {"settings": {"quantise-int8": {"block": 2}}, "sets": ("retain",)}, "under the name forget"),
     ],
 )  # fmt: skip
