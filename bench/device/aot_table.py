@@ -100,10 +100,10 @@ def losses(dtype: torch.dtype, softcap: float | None = None) -> None:
         cross_entropy.product = plain
 
 
-def ghost_gram(dtype: torch.dtype, two_sets: bool) -> None:
-    x, offsets = torch.zeros(256, 512, dtype=dtype), torch.tensor([0, 100, 256])
-    side = Side(x, x, offsets)
-    gram.ghost_gram(side, side if two_sets else None, two_sets, torch.zeros(2, 2))
+def ghost_gram(dtype: torch.dtype, two_sets: bool, single: bool = False) -> None:
+    x, offsets = torch.zeros(256, 512, dtype=dtype), torch.arange(257) if single else torch.tensor([0, 100, 256])
+    side, samples = Side(x, x, offsets), len(offsets) - 1
+    gram.ghost_gram(side, side if two_sets else None, two_sets, torch.zeros(samples, samples))
 
 
 CASES: dict[str, Callable[[torch.dtype], None]] = {
@@ -125,6 +125,7 @@ CASES: dict[str, Callable[[torch.dtype], None]] = {
     "products": products,
     "ghost gram": lambda dtype: ghost_gram(dtype, False),
     "ghost gram, two sets and bias": lambda dtype: ghost_gram(dtype, True),
+    "ghost gram, single tokens": lambda dtype: ghost_gram(dtype, False, True),
     "cross-entropy": losses,
     "cross-entropy, softcap": lambda dtype: losses(dtype, 30.0),
 }

@@ -195,10 +195,12 @@ def _chosen(record: Record, title: str, run: Callable, arguments: tuple, number:
 
 
 def _gram(record: Record, title: str, dtype, number: int, backend: str, device: str, toy: bool) -> None:
-    tokens = make_tokens([3, 1, 0, 20] if toy else [63, 1, 0, 127, 210, 5, 300], 65, 130, dtype)
-    with forced(number, backend):
-        got = ghost_gram(tokens.x.to(device), tokens.g.to(device), tokens.offsets, bias=True, backend=backend)
-    record.compare(title, dtype, [got], [dense_gram(tokens, bias=True)], ["K"], 1e-5)
+    for about, lengths in (("K", [3, 1, 0, 20] if toy else [63, 1, 0, 127, 210, 5, 300]),
+                           ("K of single tokens", [1] * (24 if toy else 301))):  # fmt: skip
+        tokens = make_tokens(lengths, 65, 130, dtype)
+        with forced(number, backend):
+            got = ghost_gram(tokens.x.to(device), tokens.g.to(device), tokens.offsets, bias=True, backend=backend)
+        record.compare(title, dtype, [got], [dense_gram(tokens, bias=True)], [about], 1e-5)
 
 
 def _asserted(record: Record, title: str, run: Callable, arguments: tuple) -> None:

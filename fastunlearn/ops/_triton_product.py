@@ -3,8 +3,9 @@
 This is what a dual pass asks of GEMMs: ``xt W^T + x Wt^T``, ``h W + g Wt``, ``h^T x + g^T xt``. As two calls of a
 library the first sum makes a round trip through memory, in half precision with a rounding. Transposes are strides.
 
-Where the result is float32, the library's two calls round as the kernel does: then they are timed beside it, and the
-faster of the two is taken (ops/_triton.py).
+The library's two calls with a float32 result round as the kernel does: they are timed beside it, and the faster of the
+two is taken (ops/_triton.py). They cut long sums for small results, where this kernel has fewer tiles than the GPU has
+processors.
 """
 
 from __future__ import annotations
@@ -113,17 +114,21 @@ def _add_library(out: Tensor, a: Tensor, b: Tensor, add: bool) -> None:
 
 
 def library_product(arguments: dict) -> None:
-    """What ``products`` computes, from its arguments, for a float32 result without scale and unit."""
+    """What ``products`` computes, from its arguments, without scale and unit; a result in half precision by way of
+    float32, a stream at a time, and not added to."""
     out, rows = arguments["out"], arguments["M"]
 
     def of(name: str, k: int, limit: int | None = None) -> Tensor:
         value = arguments[name] if arguments[name].dim() == 2 else arguments[name][k]
         return value if limit is None else value[:limit]
 
-    for k in range(out.shape[0]):
-        _add_library(out[k], of("a1", k, rows), of("b1", k), arguments["ADD"])
+    for k, result in enumerate(out):
+        wide = result if out.dtype == torch.float32 else torch.empty(result.shape, device=out.device)
+        _add_library(wide, of("a1", k, rows), of("b1", k), arguments["ADD"])
         if arguments["PAIR"]:
-            _add_library(out[k], of("a2", k, rows), of("b2", k), True)
+            _add_library(wide, of("a2", k, rows), of("b2", k), True)
+        if wide is not result:
+            result.copy_(wide)
 
 
 def pair_product(
@@ -167,7 +172,8 @@ def pair_product(
         strides = dict(zip(("out_k", "out_m", "out_n"), into.stride(), strict=True))
         return lambda tile: grid(tile, some, 1), arguments | {"out": into, "M": some, **strides}
 
-    rival = library_product if out.dtype == torch.float32 and scale is None and unit is None else None
+    alike = scale is None and unit is None and (out.dtype == torch.float32 or not add)
+    rival = library_product if alike else None
     layout = (a1.stride(-1) == 1, b1.stride(-1) == 1, second is not None, str(a1.dtype), str(out.dtype))
     size = [min(8192, triton.next_power_of_2(v)) for v in (rows, columns, depth)]
     with with_device(out):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._dispatch import why_not_live
-from fastunlearn.ops.ghost_gram import cpu, formed_gram, ghost_gram, gram
+from fastunlearn.ops.ghost_gram import cpu, formed, formed_gram, ghost_gram, gram
 from fastunlearn.ops.ghost_gram._arguments import check_pair
 from tests.ops.gram_cases import Tokens, check, dense_gram, error, make_tokens
 from tests.ops.thresholds import GRAM
@@ -168,6 +169,33 @@ def test_route():
             check(gram(*tokens, route=route), dense_gram(tokens))
     with pytest.raises(InvalidInputError, match="auto, ghost, formed"):
         gram(*short, route="quick")
+
+
+class _Largest(TorchDispatchMode):
+    """Numbers of the largest tensor that is made, views aside."""
+
+    def __init__(self, *known: torch.Tensor):
+        super().__init__()
+        self.known, self.numbers = [t.untyped_storage().data_ptr() for t in known], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.untyped_storage().data_ptr() not in self.known:
+            self.numbers = max(self.numbers, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("rows", [1, 4, 11])
+def test_mirroring_makes_nothing_as_large_as_its_result(rows, monkeypatch):
+    """What GPUs add up in float64 is as large as the whole Gram: two halves and their sum were three times that."""
+    monkeypatch.setattr(formed, "PANEL", 4)
+    source = torch.randn(rows, rows, dtype=torch.float64)
+    out = torch.full((rows, 2 * rows), float("nan"))[:, ::2]
+    with _Largest(source, out) as largest:
+        assert formed.mirror_upper(out, source) is out
+    assert largest.numbers <= 16
+    assert torch.equal(out, (source.triu() + source.triu(1).T).float())
+    assert torch.equal(formed.mirror_upper(source.clone()).float(), out)
 
 
 # --- the checks can fail -----------------------------------------------------------------------------------

@@ -309,10 +309,11 @@ def test_float32_products_follow_the_switches_of_pytorch():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("add, rounded", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("pair, shared", [(False, False), (True, False), (True, True)])
-def test_the_rival_of_the_products(dtype, add, pair, shared, monkeypatch):
-    """The library's product computes what the kernel would: all streams, transposed factors, sums that are added to."""
+def test_the_rival_of_the_products(dtype, add, rounded, pair, shared, monkeypatch):
+    """The library's product computes what the kernel would: all streams, transposed factors, sums that are added to,
+    results in half precision that are rounded once."""
     from fastunlearn.ops import _triton_product
 
     plain = torch.mm, torch.addmm  # PyTorch takes out_dtype on a GPU alone
@@ -336,26 +337,28 @@ def test_the_rival_of_the_products(dtype, add, pair, shared, monkeypatch):
     if shared:
         second = (torch.randn(2, 7, 9).to(dtype), torch.randn(9, 5).to(dtype))
         first = torch.randn(2, 7, 9).to(dtype), torch.randn(5, 9).to(dtype).mT
-    out = torch.randn(2, 7, 5)
+    out = torch.randn(2, 7, 5).to(dtype if rounded else torch.float32)
     truth = out.double() * add + first[0].double() @ first[1].double()
     if second is not None:
         truth = truth + second[0].double() @ second[1].double()
     _triton_product.pair_product(first, second, out, add=add)
-    torch.testing.assert_close(out.double(), truth, rtol=1e-5, atol=1e-5)
+    once = 0.51 * torch.finfo(out.dtype).eps if rounded else 0.0
+    torch.testing.assert_close(out.double(), truth, rtol=once + 1e-5, atol=1e-5)
     trial = given["trial"]["out"]
     assert trial.shape == (1, 4, 5) and given["trial"]["M"] == 4
     assert given["grid"](_triton.Tile({"BLOCK_M": 4, "BLOCK_N": 4})) == (2, 1)
 
 
-def test_half_precision_results_have_no_rival(monkeypatch):
-    """Two calls would round twice."""
+def test_what_the_library_would_round_twice_has_no_rival(monkeypatch):
     from fastunlearn.ops import _triton_product
 
     seen = []
     monkeypatch.setattr(_triton_product, "launch", lambda *a, rival, trial, **k: seen.append(rival))
     monkeypatch.setattr(_triton_product, "hopper", lambda: True)
     a, b = torch.ones(3, 4, dtype=torch.bfloat16), torch.ones(4, 5, dtype=torch.bfloat16)
-    _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5, dtype=torch.bfloat16))
+    half = torch.zeros(1, 3, 5, dtype=torch.bfloat16)
+    _triton_product.pair_product((a, b), None, half, add=True)
     _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5), scale=torch.ones(4))
     _triton_product.pair_product((a, b), None, torch.zeros(1, 3, 5))
-    assert seen == [None, None, _triton_product.library_product]
+    _triton_product.pair_product((a, b), None, half)
+    assert seen == [None, None, _triton_product.library_product, _triton_product.library_product]

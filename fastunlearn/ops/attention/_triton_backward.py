@@ -14,6 +14,7 @@ from ._triton_scores import (
     cap_scores,
     cut_off,
     exponential,
+    head_and_block,
     load_rows,
     mask_scores,
     products_in_parts,
@@ -108,8 +109,8 @@ def attention_backward_queries(
     SUM: how many of a head's columns are loaded at a time; 0 is all."""
     SCORES: tl.constexpr = HAS_QT or HAS_KT
     tiles = tl.cdiv(rows, BLOCK_M)
-    head = tl.program_id(0) // tiles
-    start = row0 + (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M
+    head, number = head_and_block(tiles)
+    start = row0 + (tiles - 1 - number) * BLOCK_M
     tangent = tl.program_id(1).to(tl.int64)
     b, n = (head // H).to(tl.int64), (head % H).to(tl.int64)
     group = n // (H // G)

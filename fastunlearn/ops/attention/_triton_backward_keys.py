@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from ._triton_backward import score_adjoints
-from ._triton_scores import add_rows, cut_off, load_rows, seeing_queries, store_rows
+from ._triton_scores import add_rows, cut_off, head_and_block, load_rows, seeing_queries, store_rows
 
 
 @triton.jit
@@ -29,8 +29,8 @@ def attention_backward_keys(
     """gk = scale ds^T q, hk = scale (dst^T q + ds^T qt), gv = p^T g, hv = pt^T g + p^T h for one block of keys."""
     SCORES: tl.constexpr = HAS_QT or HAS_KT
     tiles = tl.cdiv(T, BLOCK_N)
-    pair = tl.program_id(0) // tiles  # batch and key head
-    start = tl.program_id(0) % tiles * BLOCK_N  # causal: the first keys are seen by most queries
+    pair, number = head_and_block(tiles)  # batch and key head
+    start = number * BLOCK_N  # causal: the first keys are seen by most queries
     tangent = tl.program_id(1).to(tl.int64)
     b, group = (pair // G).to(tl.int64), (pair % G).to(tl.int64)
     heads = H // G
@@ -50,8 +50,8 @@ def attention_backward_keys(
         if DUAL:
             sum_hv = tl.zeros((BLOCK_N, BLOCK_E), tl.float32)
     low, high = seeing_queries(start, BLOCK_N, S, window, CAUSAL, WINDOW, BLOCK_M)
-    for number in range(0, heads):
-        n = group * heads + number
+    for one in range(0, heads):
+        n = group * heads + one
         slope = 0.0
         if ALIBI:
             slope = tl.load(alibi + n)

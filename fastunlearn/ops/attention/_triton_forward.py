@@ -15,6 +15,7 @@ from ._triton_scores import (
     cap_scores,
     cut_off,
     exponential,
+    head_and_block,
     load_rows,
     mask_scores,
     products_in_parts,
@@ -42,8 +43,8 @@ def attention_forward(
     # Without windows and masks every row sees a key of the first tile, and has its centre from there.
     ONCE: tl.constexpr = BRANCH and not WINDOW and MASK == 0
     tiles = tl.cdiv(S, BLOCK_M)
-    head = tl.program_id(0) // tiles
-    start = (tiles - 1 - tl.program_id(0) % tiles) * BLOCK_M  # causal: the longest rows first
+    head, number = head_and_block(tiles)
+    start = (tiles - 1 - number) * BLOCK_M  # causal: the longest rows first
     tangent = tl.program_id(1).to(tl.int64)
     b, h = (head // H).to(tl.int64), (head % H).to(tl.int64)
     group = h // (H // G)

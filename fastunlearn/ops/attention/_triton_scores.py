@@ -4,6 +4,15 @@ import triton
 import triton.language as tl
 
 from fastunlearn.ops._triton_math import tanh
+from fastunlearn.ops._triton_product import banded
+
+
+@triton.jit
+def head_and_block(blocks):
+    """Which head is this program's, and which of its blocks: the first blocks of 64 heads, then their second, and so
+    on. By causality the first are the longest, as callers count them: with head after head the last head's longest
+    would begin when all else is nearly done."""
+    return banded(tl.program_id(0), blocks, tl.num_programs(0) // blocks, 64)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ zero, and a grain of which nothing is seen was neither written nor is it read. S
 import triton
 import triton.language as tl
 
-from ._triton_scores import load_rows, seeing_queries, seen_keys, store_rows
+from ._triton_scores import head_and_block, load_rows, seeing_queries, seen_keys, store_rows
 
 
 @triton.jit
@@ -27,18 +27,20 @@ def attention_sums(
     if KEYS:
         length, reach = T, S
         blocks = tl.cdiv(T, BLOCK_R)
-        offset = tl.program_id(0) % blocks * BLOCK_R
+        head, number = head_and_block(blocks)
+        offset = number * BLOCK_R
         start = offset
         low, high = seeing_queries(start // GRAIN * GRAIN, GRAIN, S, window, CAUSAL, WINDOW, GRAIN)
         low, high = tl.maximum(low, row0), tl.minimum(high, row0 + rows)
     else:
         length, reach = S, T
         blocks = rows // BLOCK_R
-        offset = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_R
+        head, number = head_and_block(blocks)
+        offset = (blocks - 1 - number) * BLOCK_R
         start = row0 + offset
         low, high = seen_keys(start // GRAIN * GRAIN, GRAIN, T, window, CAUSAL, WINDOW, GRAIN)
     high = tl.cdiv(high, GRAIN) * GRAIN
-    head = (tl.program_id(0) // blocks).to(tl.int64)
+    head = head.to(tl.int64)
     b, n, column = head // H, head % H, tl.program_id(1) * BLOCK_D
     other = n if KEYS else n // (H // G)
     HERE: tl.constexpr = BLOCK_D if WIDTH % BLOCK_D == 0 else WIDTH

@@ -9,6 +9,7 @@ from fastunlearn.ops._dispatch import extension
 
 from ._arguments import Side, segments
 from .cpu import DTYPES, _rows
+from .formed import mirror_upper
 
 
 def ghost_gram(first: Side, second: Side | None, bias: bool, out: Tensor) -> Tensor:
@@ -32,6 +33,4 @@ def ghost_gram(first: Side, second: Side | None, bias: bool, out: Tensor) -> Ten
             DTYPES[first.x.dtype], first.x.shape[1], first.g.shape[1], views[0], views[1], second is None, bias,
             total.data_ptr(), torch.cuda.current_stream(device).cuda_stream,
         )  # fmt: skip
-        if second is None:
-            total = torch.triu(total) + torch.triu(total, 1).T
-        return out.copy_(total)
+        return out.copy_(total) if second is not None else mirror_upper(out, total)

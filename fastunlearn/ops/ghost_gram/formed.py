@@ -25,6 +25,7 @@ from ._arguments import Side, accumulator, segments
 
 WIDENED = 4096  # tokens of a half type that are widened at a time
 PANEL = 128  # samples in a row panel of the symmetric product: below it, halving the work gains nothing
+MIRRORED = 1024  # the same where a GPU mirrors, which is bound by launches in smaller ones
 
 
 def tile_shape(samples: int, d_in: int, d_out: int, itemsize: int, memory_bytes: int) -> tuple[int, int]:
@@ -78,12 +79,18 @@ def add_product(out: Tensor, a: Tensor, b: Tensor | None, rounded: bool = False)
         out[start : start + PANEL, start:] += product(a[start : start + PANEL], a[start:])
 
 
-def mirror_upper(out: Tensor) -> None:
-    """Copies the upper triangle over the lower one, panel by panel, without a second matrix."""
-    for start in range(0, out.shape[0], PANEL):
-        block = out[start : start + PANEL, start : start + PANEL]
-        block.copy_(torch.triu(block) + torch.triu(block, 1).T)
-        out[start + PANEL :, start : start + PANEL] = out[start : start + PANEL, start + PANEL :].T
+def mirror_upper(out: Tensor, source: Tensor | None = None) -> Tensor:
+    """``out`` with the upper triangle of ``source`` (of itself without one) in both halves, panel by panel: nothing
+    as large as ``out`` is made on the way. Any dtypes."""
+    source, panel = out if source is None else source, MIRRORED if out.is_cuda else PANEL
+    for start in range(0, out.shape[0], panel):
+        own, after = slice(start, start + panel), slice(start + panel, None)
+        block = source[own, own]
+        out[own, own] = torch.triu(block) + torch.triu(block, 1).T
+        if source is not out:
+            out[own, after] = source[own, after]
+        out[after, own] = out[own, after].T
+    return out
 
 
 def _tiles(d_out: int, d_in: int, height: int, width: int) -> Iterator[tuple[slice, slice]]:

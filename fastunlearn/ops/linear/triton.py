@@ -21,10 +21,11 @@ def _shared(streams: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _plus_each(total: Tensor | None, value: Tensor, matrices: Tensor) -> Tensor:
-    """total (K, N, b) + value (N, a) @ matrices (K, a, b)."""
+    """total (K, N, b) + value (N, a) @ matrices (K, a, b), in total's memory, which is the caller's own: as a result of
+    its own PyTorch would first copy total there."""
     if total is None:
         return torch.matmul(value, matrices)
-    return torch.baddbmm(total, value.expand(len(matrices), *value.shape), matrices)
+    return total.baddbmm_(value.expand(len(matrices), *value.shape), matrices)
 
 
 def dual_forward(

@@ -28,7 +28,9 @@ from .reference import IGNORED, Head, live_rows
 
 __all__ = ["backward", "dual_forward", "forward", "ggn_product", "hessian_product"]
 
-#: Bytes of logits, tangents and adjoints that exist at a time.
+#: Bytes of logits, tangents and adjoints that exist at a time; for each stream but one as much more as its tangent of
+#: the weight takes. A chunk reads and writes all streams' weight_out: fewer tokens would take longer for that than for
+#: their products.
 MEMORY_BYTES = 768 * 2**20
 
 
@@ -134,7 +136,8 @@ class _Sweep:
     def chunks(self, want_g: bool, want_h: bool, curved: bool) -> Iterator[_Chunk]:
         vocabulary = self.head.weight.shape[0]
         held = 4 * (1 + self.streams) + self.x.element_size() * (int(want_g) + self.streams * int(want_h))
-        size = max(1, MEMORY_BYTES // (held * vocabulary))
+        room = MEMORY_BYTES + max(0, self.streams - 1) * self.head.weight.nbytes
+        size = max(1, room // (held * vocabulary))
         size = size // 128 * 128 or size  # whole tiles of the GEMM
         for start in range(0, self.live.numel(), size):
             yield self._chunk(self.live[start : start + size], want_g, want_h, curved)

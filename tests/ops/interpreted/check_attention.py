@@ -6,17 +6,38 @@ from dataclasses import replace
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastunlearn.ops.attention import _triton_stored as stored
 from fastunlearn.ops.attention import triton as kernels
 from fastunlearn.ops.attention._triton_range import LARGEST, growth
+from fastunlearn.ops.attention._triton_scores import head_and_block
 from tests.ops.attention_cases import check, error, make_case, run_dual, run_single
 
 
 def mask(*shape, share=0.6, seed=1):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < share
+
+
+@triton.jit
+def order(heads, numbers, blocks):
+    head, number = head_and_block(blocks)
+    tl.store(heads + tl.program_id(0), head)
+    tl.store(numbers + tl.program_id(0), number)
+
+
+@pytest.mark.parametrize("heads, blocks", [(1, 1), (3, 5), (64, 2), (150, 3)])
+def test_the_longest_blocks_of_all_heads_begin_first(heads, blocks):
+    """Of 64 heads at a time: head after head, a GPU would wait for the last head's longest block."""
+    found = torch.zeros(2, heads * blocks, dtype=torch.int32)
+    order[(heads * blocks,)](*found, blocks)
+    pairs = list(zip(*found.tolist(), strict=True))
+    wanted = [(head, number) for band in range(0, heads, 64) for number in range(blocks)
+              for head in range(band, min(band + 64, heads))]  # fmt: skip
+    assert pairs == wanted
 
 
 VARIANTS = {

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastunlearn.ops.ghost_gram import ghost_gram
+from fastunlearn.ops.ghost_gram import triton as kernels
 from tests.ops.gram_cases import check, dense_gram, make_tokens
 
 # Tiles are of 32 tokens: samples within one, over several, empty ones between, single tokens.
@@ -39,6 +40,31 @@ def test_two_sets_with_strides(bias):
     assert got is out
     check(got, dense_gram(first, second, bias))
     check(ghost_gram(*second, *first, bias=bias, backend="triton"), dense_gram(second, first, bias))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("two_sets", [False, True])
+def test_single_tokens_are_written_at_once(two_sets, bias, monkeypatch):
+    """No float64 matrix (m, m), which is added to, read and mirrored: that takes longer than the products."""
+    given = {}
+    launch = kernels.launch
+    monkeypatch.setattr(kernels, "launch", lambda *a, **how: (given.update(a[3], **how), launch(*a, **how)))
+    first = make_tokens([1] * 70, 33, 65, torch.float32, seed=1)
+    second = make_tokens([1] * 41, 33, 65, torch.float32, seed=2) if two_sets else None
+    out = torch.full((70, 82 if two_sets else 140), float("nan"))[:, ::2]
+    got = ghost_gram(*first, *(second or ()), bias=bias, out=out, backend="triton")
+    assert got is out and given["SINGLE"] and given["out"].dtype == torch.float32 and given["reset"] is None
+    check(got, dense_gram(first, second, bias))
+    assert two_sets or torch.equal(got, got.T)
+
+
+@pytest.mark.parametrize("lengths", [[2, 0, 1], [1, 1, 2]], ids=str)
+def test_as_many_tokens_as_samples_are_not_single_ones(lengths):
+    tokens = make_tokens(lengths, 5, 6, torch.float32)
+    check(ghost_gram(*tokens, backend="triton"), dense_gram(tokens))
+    single = make_tokens([1] * 4, 5, 6, torch.float32)
+    check(ghost_gram(*tokens, *single, backend="triton"), dense_gram(tokens, single))
+    check(ghost_gram(*single, *tokens, backend="triton"), dense_gram(single, tokens))
 
 
 def test_no_tokens():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastunlearn.ops import _triton_product
 from fastunlearn.ops._triton_product import pair_product
@@ -124,6 +125,17 @@ def test_weights_beyond_the_range_of_float16(which, weight, small_chunks, monkey
         check(value, want, torch.float16)
 
 
+@pytest.mark.parametrize("streams, tokens", [(1, 128), (8, 256)])
+def test_chunks_hold_enough_tokens_for_many_streams(streams, tokens, monkeypatch):
+    """A chunk reads and writes weight_out of every stream: with few tokens that would outlast their products."""
+    case = head_case(300, 800, 4, streams, dtype=DTYPE, masked=0.0)
+    monkeypatch.setattr(kernels, "MEMORY_BYTES", 128 * 4 * 16)  # 128 tokens of one stream, 28 of eight
+    monkeypatch.setattr(kernels._Sweep, "_chunk", lambda sweep, rows, *_: rows)
+    sweep = kernels._Sweep(case.x, case.xt, head(case), case.labels, case.token_weights)
+    rows = list(sweep.chunks(True, True, True))
+    assert torch.cat(rows).tolist() == list(range(300)) and rows[0].numel() == tokens
+
+
 def test_no_token_has_a_loss():
     case = head_case(5, 8, 20, dtype=DTYPE)
     case.labels.fill_(-100)
@@ -156,6 +168,27 @@ def test_linear(shape, accumulator):
         check(linear.weight_product(*one, out), want, DTYPE)
     out = draw(k, height).to(accumulator)
     check(linear.bias_product(h, out.clone()), plain_linear.bias_product(d(h), d(out)), DTYPE)
+
+
+class _Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_second_terms_are_added_where_the_first_stand():
+    """As a result of its own PyTorch first copies the first term: a reading and a writing of every layer's tangents."""
+    x, w, h = torch.randn(6, 4), torch.randn(5, 4), torch.randn(2, 6, 5)
+    xt, wt, kept = torch.randn(2, 6, 4), torch.randn(2, 5, 4), h.clone()
+    with _Seen() as seen:
+        linear.dual_forward(x, xt, w, wt, None, None)
+        linear.dual_backward(w, wt, h[0], h)
+    assert "baddbmm_.default" in seen.names and "baddbmm.default" not in seen.names
+    assert torch.equal(h, kept)
 
 
 @pytest.mark.parametrize("add", [False, True])
