@@ -169,7 +169,9 @@ def one_by_one(gradients: SampleGradients, names: list[str]) -> dict[str, list[R
         for i, sample in enumerate(self.samples):
             own = None if self.row_weights is None else self.row_weights[i : i + 1]
             loss = token_losses(self.model, [sample], self.loss, self.pad_token_id, own)[0].sum()
-            found = torch.autograd.grad(loss, chosen, allow_unused=True)
+            found = [None] * len(chosen)  # where none of them takes part in the loss
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, chosen, allow_unused=True)
             for row, gradient in zip(rows, found, strict=True):
                 row[i] = 0 if gradient is None else gradient.flatten()
             sums.append(loss.detach().double())

@@ -106,7 +106,9 @@ def _failing(model: nn.Module, plan: CapturePlan, samples: Sequence[Sample], pad
         found = target_logits(model, make_batch(model, samples, pad_token_id))
         losses = negative_log_likelihood(found.logits, found.tokens)
         total = (losses * weights[found.sample].to(losses.dtype)).sum()
-        truth = torch.autograd.grad(total, list(checked.values()), allow_unused=True)
+        truth = [None] * len(checked)  # where none of them takes part in the loss
+        if total.requires_grad:
+            truth = torch.autograd.grad(total, list(checked.values()), allow_unused=True)
     captured = capture(
         model, plan, list(checked), samples, negative_log_likelihood, pad_token_id=pad_token_id,
         batch_size=len(samples), strict=False,
