@@ -95,6 +95,23 @@ def test_noise_of_constants_is_refused(name, noise):
         run(Small(lambda t: t * noise(t)), square)
 
 
+def test_modules_made_in_the_forward():
+    """Their first weights are drawn, and written over."""
+
+    def made(t):
+        layer = nn.Linear(5, 5, bias=False, dtype=t.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(torch.eye(5))
+        return layer(t).tanh()
+
+    torch.manual_seed(0)
+    model = Small(made)
+    found = run(model, square)[1]
+    model.between = torch.tanh
+    for name, value in run(model, square)[1].items():
+        torch.testing.assert_close(found[name], value)
+
+
 def test_noise_with_a_generator_of_its_own():
     def noisy(t):
         return t * torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=t.dtype)

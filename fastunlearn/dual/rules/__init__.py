@@ -34,6 +34,7 @@ from . import (
 )
 from .generic import call_function
 from .names import (
+    ALIKE,
     ASKED,
     CASTS,
     LINEAR,
@@ -223,7 +224,7 @@ def find_rule(func: Callable) -> tuple[Rule, bool, bool, Callable | None]:
         if _name(func) in CASTS:
             inner = precision.keeping_casts(inner)
         elif not always:
-            inner = precision.keeping_dtype(inner)
+            inner = precision.keeping_dtype(inner, _name(func) in ALIKE)
 
         def rule(ctx: Any, func: Callable, args: tuple, kwargs: dict, recording: bool) -> Any:
             if not (recording or always):  # inside torch.no_grad() the model asks for a constant

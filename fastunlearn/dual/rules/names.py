@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ALIKE",
     "ASKED",
     "CASTS",
     "LINEAR",
@@ -53,6 +54,12 @@ RESHAPES = names("view reshape flatten unflatten unsqueeze squeeze view_as resha
 
 #: Changes of dtype (or device).
 CASTS = names("to float double half bfloat16 type type_as")
+
+#: Functions that take tensors of one dtype alone.
+ALIKE = names(
+    """linear bilinear matmul __matmul__ __rmatmul__ mm bmm mv dot inner addmm addbmm baddbmm addmv einsum tensordot
+    conv1d conv2d conv_transpose1d"""
+)
 
 #: Linear functions of one value that may be views of it.
 LINEAR_VIEWS = names(

@@ -30,8 +30,10 @@ DRAWING = RANDOM | names(
 
 
 def refuse_draw(func: Callable, args: tuple, kwargs: dict) -> None:
-    """Raises InvalidInputError for a function of ``DRAWING`` that has no generator of its own."""
-    if kwargs.get("generator") is None:
+    """Raises InvalidInputError for a function of ``DRAWING`` that has no generator of its own. First weights of a new
+    module may be drawn: BigBird makes modules in its forward, and copies weights into them."""
+    target = args[0] if args else kwargs.get("tensor")
+    if kwargs.get("generator") is None and not isinstance(target, torch.nn.Parameter):
         _refuse(func)
 
 
