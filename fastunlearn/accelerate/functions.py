@@ -19,6 +19,7 @@ from fastunlearn.ops.attention.autograd import attention
 from fastunlearn.ops.norm.autograd import layer_norm, rms_norm
 
 from .autocast import as_it_is, cast, without
+from .checkpoints import follow_into_recomputation, saving
 from .losses import cross_entropy, log_softmax
 
 __all__ = ["AcceleratedMode"]
@@ -134,13 +135,19 @@ _SIGNATURES = {function: inspect.signature(function) for function in set(_TABLE.
 
 
 class AcceleratedMode(TorchFunctionMode):
-    """While it is on, the functions of the table are replaced, in this thread."""
+    """While it is on, the functions of the table are replaced, in this thread; and in the second run of a function
+    that is checkpointed meanwhile."""
+
+    def __enter__(self) -> Any:
+        self._outside = saving()
+        return super().__enter__()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         replacement = _TABLE.get(func)
         if replacement is None:
             return func(*args, **kwargs)
+        follow_into_recomputation(self._outside, AcceleratedMode)
 
         device = next((v.device for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
         casting = as_it_is(device)

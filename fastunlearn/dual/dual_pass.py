@@ -21,6 +21,7 @@ from .architecture import output_weights
 from .blocks import BlockPolicy, block_forward, repeated_blocks
 from .checks import check_batch, check_dropout, check_model, check_vectors, memory_budget
 from .functions import followed_functions
+from .leftovers import without_leftovers
 from .mode import DualMode, as_loss
 from .modules import ModuleRules
 from .patches import replaced_forwards
@@ -38,11 +39,13 @@ _UNKNOWN = object()
 @dataclass(frozen=True)
 class Result:
     """``loss``: a float64 scalar tensor. ``loss_t`` (K,): its derivative along each tangent; None without tangents.
-    ``unused``: names of chosen parameters that the model did not use."""
+    ``unused``: names of chosen parameters that the model did not use. ``labels`` (N,): those that the loss's one call
+    of F.cross_entropy was given, -100 = no target; None where it had no call, or several."""
 
     loss: Tensor
     loss_t: Tensor | None
     unused: frozenset[str] = frozenset()
+    labels: Tensor | None = None
 
 
 class DualPass:
@@ -169,7 +172,7 @@ class DualPass:
                     tangent = value.new_zeros(count) if tangent is None else tangent.double().reshape(count)
             del loss
             self._sweep(mode)
-        return Result(value, tangent, mode.unused())
+        return Result(value, tangent, mode.unused(), mode.tokens[0][1] if len(mode.tokens) == 1 else None)
 
     @contextmanager
     def _prepared(self, mode: DualMode) -> Iterator[None]:
@@ -187,7 +190,8 @@ class DualPass:
             for i, block in enumerate(self._blocks)
         ] + [(m, lambda own, m=m: self._modules.forward(mode, m, own)) for m in self._modules.candidates]
         forwards, rotary = replaced_forwards(mode, replacements), self._rotary.replaced(mode)
-        with PASS, _without_cache(self.model), forwards, rotary, followed_functions(mode):
+        clean = without_leftovers(self.model)
+        with PASS, _without_cache(self.model), clean, forwards, rotary, followed_functions(mode):
             yield
 
     def _kept_bytes(self, mode: DualMode) -> int | None:

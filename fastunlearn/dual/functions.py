@@ -83,7 +83,15 @@ def followed_functions(mode: Any) -> Iterator[None]:
             return original(cls, *args, **kwargs)
 
         def function(*values: Any, **options: Any) -> Any:
-            result = original(cls, *values, **options)
+            try:
+                result = original(cls, *values, **options)
+            except RuntimeError as error:
+                if "leaf Variable" not in str(error):
+                    raise
+                raise UnsupportedOperationError(
+                    f"model: {cls.__name__} (a torch.autograd.Function) writes into its argument, which cannot be "
+                    f"followed: let it return a new tensor, without mark_dirty"
+                ) from error
             if any(t.requires_grad for t in _floats(values)):
                 _check(cls, result, values)
             return result

@@ -141,6 +141,10 @@ class DualMode(TorchFunctionMode):
                 return kind(new)
         elif kind is dict:
             return {k: self.lookup(v, force) for k, v in value.items()}
+        elif isinstance(value, tuple):  # named ones, as torch.aminmax returns
+            new = [self.lookup(v, force) for v in value]
+            if any(a is not b for a, b in zip(new, value, strict=True)):
+                return kind(*new) if hasattr(value, "_fields") else kind(new)
         return value
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -150,7 +154,9 @@ class DualMode(TorchFunctionMode):
         if recording:
             torch._C._set_grad_enabled(False)
         try:
-            rule, force, smooth = find_rule(func)
+            rule, force, smooth, refuse_draw = find_rule(func)
+            if refuse_draw is not None:
+                refuse_draw(func, args, kwargs or {})
             self._strict = smooth and recording
             args = tuple([self.lookup(a, force) for a in args])
             kwargs = {k: self.lookup(v, force) for k, v in kwargs.items()} if kwargs else {}
@@ -175,6 +181,8 @@ def _any_dual(values: Any) -> bool:
         if (kind is tuple or kind is list) and _any_dual(value):
             return True
         if kind is dict and _any_dual(value.values()):
+            return True
+        if kind is not tuple and isinstance(value, tuple) and _any_dual(value):
             return True
     return False
 

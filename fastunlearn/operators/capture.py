@@ -183,7 +183,8 @@ def token_losses(model, part, loss: TokenLoss, pad_token_id: int, weights: Tenso
 def record_calls(collector, model, by_module, calls: Calls, gradients, samples: int, broken=frozenset()) -> set[str]:
     """Hands the noted calls with the gradients of their outputs to the collector, and clears them; the names (beyond
     ``broken``) whose rule does not fit."""
-    noted, calls.calls, calls.listening = calls.calls, [], False
+    # Checkpointed code has run again in the backward: the calls behind those that have gradients are no new ones.
+    noted, calls.calls, calls.listening = calls.calls[: len(gradients)], [], False
     seen: dict[str, int] = defaultdict(int)
     odd = set()
     for (module, x, _), g in zip(noted, gradients, strict=True):
@@ -203,7 +204,9 @@ def _batch_gradients(model, calls: Calls, part, loss: TokenLoss, pad_token_id: i
     """The captured calls of one batch with the gradients of their outputs, and each sample's loss."""
     losses, sample = token_losses(model, part, loss, pad_token_id, weights)
     outputs = [output for _, _, output in calls.calls]
-    gradients = torch.autograd.grad(losses.sum(), outputs, allow_unused=True) if outputs else ()
+    gradients = [None] * len(outputs)  # where none of them takes part in the loss
+    if outputs and losses.requires_grad:
+        gradients = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
     sums = torch.zeros(len(part), dtype=torch.float64, device=losses.device)
     sums.index_add_(0, sample, losses.detach().double())
     return gradients, sums

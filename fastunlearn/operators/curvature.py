@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops import _memory as fresh
+from fastunlearn.ops._recording import recording
 
 from .base import LinearOperator
-from .batches import Batches, Part
+from .batches import IGNORED, Batches, Part
 from .parameters import Choice, choose_parameters
 from .sharded import Again, ShardedEngine, ShardedSpace, in_step
 from .shards import Shards
@@ -67,6 +68,7 @@ class Walk:
             batches = Again(batches)
         self.batches = Batches(batches, self.space.device, loss=loss, reduction=reduction, weight=batch_weight)
         self._engine: DualPass | ShardedEngine | None = None
+        self._shifts = False  # whether the model's loss was seen to count targets as the batches do
         check_evaluation(model)
 
     @property
@@ -89,15 +91,18 @@ class Walk:
 
         ``step`` returns the engine's result. Raises InvalidInputError naming a parameter that took no part in any."""
         check_evaluation(self.model)
-        weights, samples = 0.0, 0
+        weights, samples, count = 0.0, 0, 0
         unused: frozenset[str] = frozenset(self.parameters)
         parts = self.batches if self.shards is None else in_step(self.batches, self.shards)
         for part in parts:
             samples += part.samples
             if part.weight == 0 and not part.filler:
                 continue
-            weights += part.weight
-            unused &= getattr(step(part), "unused", frozenset())
+            weights, count = weights + part.weight, count + 1
+            result = step(part)
+            unused &= getattr(result, "unused", frozenset())
+            if self.loss is None and (count > 1 or self.batches.reduction != "mean"):
+                self._check_targets(part, getattr(result, "labels", None))
         if self.shards is not None:
             weights, everywhere = self.shards.total(weights, samples)
             samples = int(everywhere)
@@ -109,6 +114,22 @@ class Walk:
                 f"{len(self.parameters)}): leave it out of params=, or set allow_unused=True for zeros"
             )
         return rest
+
+
+    def _check_targets(self, part: Part, seen: Tensor | None) -> None:
+        """Raises InvalidInputError where the model's own loss counts other targets than :class:`Batches` does, so that
+        batches would weigh wrongly. Once: it is the model that shifts labels or not."""
+        if self._shifts or seen is None or part.token_weights is not None or part.filler or recording(seen):
+            return
+        found = int((seen != IGNORED).sum())
+        if found != part.weight:
+            raise InvalidInputError(
+                f"batches[{part.place}]: the model's own loss has {found} target tokens, and its labels hold "
+                f"{part.weight:.0f} behind the first place of each row (the model does not shift them?), so batches "
+                f"cannot be weighed by their tokens: give loss=lambda model, batch: model(**batch).loss, and "
+                f"batch_weight= that counts the targets of a batch as the model does"
+            )
+        self._shifts = True
 
 
 def make_engine(model: nn.Module, parameters: dict[str, nn.Parameter], loss: Any, memory: str | int) -> DualPass:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import fastunlearn as fu
@@ -76,3 +77,43 @@ def test_autocast(name, dtype):
     leaf = q if name == "attention" else x
     (g,) = torch.autograd.grad(found.double().square().sum(), leaf)
     assert g.dtype == dtype and bool(g.isfinite().all())
+
+
+class Pieces(torch.nn.Module):
+    """Functions, not modules, are checkpointed; one inside the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = torch.nn.Linear(6, 6), torch.nn.LayerNorm(6)
+
+    def inner(self, x):
+        return F.gelu(self.norm(x))
+
+    def outer(self, x):
+        return checkpoint(self.inner, F.silu(self.linear(x)), use_reentrant=False)
+
+    def forward(self, x):
+        return checkpoint(self.outer, x, use_reentrant=False).square().sum()
+
+
+def product(model, x):
+    parameters = list(model.parameters())
+    gradient = torch.autograd.grad(model(x), parameters, create_graph=True)
+    return torch.cat([h.flatten() for h in torch.autograd.grad(sum(g.square().sum() for g in gradient), parameters)])
+
+
+def test_checkpointed_functions():
+    """They run again in the backward with the functions that they had, whoever replaced these."""
+    torch.manual_seed(0)
+    model, x = Pieces().double(), torch.randn(3, 6, dtype=torch.float64)
+    truth = product(model, x)
+    with fu.accelerate(model):
+        torch.testing.assert_close(product(model, x), truth, rtol=1e-9, atol=1e-9)
+        with fu.accelerated():
+            torch.testing.assert_close(product(model, x), truth, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(product(model, x), truth)
+    with fu.accelerated():
+        loss = model(x)
+    loss.backward()  # outside of it
+    with fu.accelerate(model.norm):  # the checkpoint begins before the replacement: the rest stays PyTorch's own
+        torch.testing.assert_close(product(model, x), truth, rtol=1e-9, atol=1e-9)

@@ -75,6 +75,81 @@ def test_functions_that_draw_are_refused(name, between):
         run(Small(through), square)
 
 
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [
+        ("rand", lambda t: torch.rand(t.shape)),
+        ("randn", lambda t: torch.randn(5)),
+        ("randn_like", torch.randn_like),
+        ("randn_like", lambda t: torch.randn_like(torch.ones(5))),
+        ("uniform_", lambda t: torch.empty(5).uniform_()),
+        ("normal", lambda t: torch.normal(0.0, 1.0, (5,))),
+        ("bernoulli", lambda t: torch.no_grad()(torch.bernoulli)(t.sigmoid())),
+        ("gumbel_softmax", lambda t: F.gumbel_softmax(torch.ones(5))),
+        ("dropout", lambda t: F.dropout(torch.ones(5))),
+    ],
+)
+def test_noise_of_constants_is_refused(name, noise):
+    """It depends on no parameter, and makes the loss random all the same."""
+    with pytest.raises(InvalidInputError, match=f"{name} dr(aws|ops out)"):
+        run(Small(lambda t: t * noise(t)), square)
+
+
+def test_modules_made_in_the_forward():
+    """Their first weights are drawn, and written over."""
+
+    def made(t):
+        layer = nn.Linear(5, 5, bias=False, dtype=t.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(torch.eye(5))
+        return layer(t).tanh()
+
+    torch.manual_seed(0)
+    model = Small(made)
+    found = run(model, square)[1]
+    model.between = torch.tanh
+    for name, value in run(model, square)[1].items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_noise_with_a_generator_of_its_own():
+    def noisy(t):
+        return t * torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=t.dtype)
+
+    factor = torch.rand(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    model = Small(noisy)
+    found = run(model, square)[1]
+    model.between = lambda t: t * factor
+    for name, value in run(model, square)[1].items():
+        torch.testing.assert_close(found[name], value)
+
+
+@pytest.mark.parametrize(
+    ("name", "between"),
+    [("cdist", lambda t: t * torch.cdist(t, t + 1).argmin(-1)[:, None]), ("hardsigmoid", F.hardsigmoid)],
+)
+def test_functions_that_torch_cannot_differentiate_twice(name, between):
+    with pytest.raises(UnsupportedOperationError, match=f"{name} has no second derivative in PyTorch .* detach"):
+        run(Small(between), square)
+
+
+def test_gradients_that_are_none():
+    """``scale_grad_by_freq`` divides the gradient by how often a row was used: no derivative of any loss."""
+    model = Small()
+    model.table = nn.Embedding(6, 4, scale_grad_by_freq=True).double()
+
+    def loss(m, _):
+        return m(m.table(torch.tensor([1, 1, 2]))).square().sum()
+
+    with pytest.raises(UnsupportedOperationError, match="set scale_grad_by_freq=False"):
+        run(model, loss)
+    out = accumulators(chosen(model), 1)
+    DualPass(model, chosen(model), loss).gradient({"x": X}, out)
+    loss(model, None).backward()
+    torch.testing.assert_close(out["table.weight"][0], model.table.weight.grad)
+
+
 def test_numbers_that_others_draw_are_no_reason_to_refuse():
     """Threads share a generator."""
     before = random.random_state(X)

@@ -121,6 +121,24 @@ def test_refused(function):
         product(function.apply)
 
 
+class Dirty(Function):
+    """It writes into its argument."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g
+
+
+def test_one_that_writes_is_refused():
+    with pytest.raises(UnsupportedOperationError, match=r"Dirty .* writes into its argument"):
+        product(lambda x: Dirty.apply(x * 1))
+
+
 def test_a_parameter_given_to_it_directly():
     model = Model()
     engine = DualPass(model, {"w": model.w}, lambda m, _: BOUND(m.w, 2.0).sum())

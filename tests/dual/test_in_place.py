@@ -178,6 +178,42 @@ def test_logits_that_are_put_off_stay_so(monkeypatch):
     DualPass(model, parameters, lambda m, _: loss(m)).hessian({}, directions(parameters, 1), out)
 
 
+def unseen_result(model, h):
+    """What the function returns is its argument."""
+    with torch.no_grad():
+        h = h.clamp_(-0.5, 0.5)
+    return h
+
+
+def unseen_view(model, h):
+    first = h[:, 0]
+    with torch.no_grad():
+        first.mul_(3)
+        F.relu(h[:, 1], inplace=True)
+        h[:, 2] = h[:, 3]
+    return h * first.sum()
+
+
+def unseen_copy(model, h):
+    """In float64 a cast to float32 is left out, but stays a copy."""
+    other = h.float()
+    with torch.no_grad():
+        other.mul_(2)
+    return other.double() + h
+
+
+@pytest.mark.parametrize("between", [unseen_result, unseen_view, unseen_copy])
+def test_writes_inside_no_grad(between):
+    """They change the value alone: what autograd has noted of it stays."""
+
+    def loss(model):
+        return between(model, model.embed.weight * 1).pow(3).sum()
+
+    found, truth = product(loss)
+    assert truth.norm() > 1
+    torch.testing.assert_close(found, truth, rtol=1e-6 if between is unseen_copy else 1e-9, atol=1e-6)
+
+
 def test_a_block_that_hands_on_what_was_written_to():
     """The result of a repeated block is its argument itself."""
 

@@ -120,6 +120,21 @@ def attention(a, b, **options):
     return F.scaled_dot_product_attention(q, a[None, None], q.sin(), **options).pow(2).sum()
 
 
+def to_complex(a, b):
+    """A cast from real to complex numbers, and one that only says where they lie, have derivatives."""
+    z = a.to(torch.complex128) * (1 + 2j) + b.type(torch.complex128)[:, None] ** 2
+    w = torch.complex(b, b.exp()).to("cpu").to(torch.complex128).type_as(z)
+    return z.imag.pow(3).sum() + (z.real * w.imag[:, None]).sin().sum() + a.view(dtype=torch.complex128).abs().sum()
+
+
+def strided(a, b):
+    """A part of a value by its place in memory: tangents lie elsewhere than the value."""
+    half = torch.cat([b[:, None], a], -1)[:, 1:]
+    return half.as_strided((3, 4), (5, 1), 6).pow(3).sum() + (a.T * 2).as_strided((4, 5), (1, 4)).sin().sum() * b.sum()
+
+
+LOSSES["to complex"], LOSSES["as strided"] = to_complex, strided
+LOSSES["named tuple"] = lambda a, b: torch.stack(torch.aminmax(a * b[:, None])).pow(3).sum()
 LOSSES["attention, causal"] = lambda a, b: attention(a, b, is_causal=True)
 LOSSES["attention, mask"] = lambda a, b: attention(a, b, attn_mask=torch.ones(5, 5, dtype=torch.bool).tril(1))
 LOSSES["attention, learnt bias"] = lambda a, b: attention(a, b, attn_mask=a @ a.T, scale=0.3)

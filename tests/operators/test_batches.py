@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,3 +204,37 @@ def test_sample_mean_goes_with_the_usual_loss_only(tiny, batches):
         fu.Hessian(tiny, batches, squared, reduction="sample-mean")
     with pytest.raises(InvalidInputError, match="sample-mean"):
         fu.Fisher(tiny, batches, reduction="sample-mean")
+
+
+class Unshifted(torch.nn.Module):
+    """A model whose loss compares place by place, as the decoders of BART and Whisper do."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        logits = self.model(input_ids, attention_mask=attention_mask).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return SimpleNamespace(loss=loss, logits=logits)
+
+
+def test_models_that_do_not_shift_labels(tiny, batches):
+    """Their batches have other numbers of targets than are counted here: no sum of several, but one is as it is."""
+    model = Unshifted(tiny)
+
+    def own(m, batch):
+        return m(**batch).loss
+
+    one = fu.Hessian(model, batches[:1])
+    v = vector(one)
+    torch.testing.assert_close(one @ v, fu.Hessian(model, batches[:1], own) @ v)
+    for several in (batches, DataLoader([{n: t[0] for n, t in b.items()} for b in batches], batch_size=1)):
+        with pytest.raises(InvalidInputError, match=r"batches\[1\]: the model's own loss has \d+ target tokens"):
+            fu.Hessian(model, several) @ v
+    with pytest.raises(InvalidInputError, match=r"batches\[0\]: the model's own loss has \d+ .* batch_weight="):
+        fu.gradient(model, batches[:1], reduction="sum")
+    counted = fu.Hessian(model, batches, own, batch_weight=lambda b: float((b["labels"] != -100).sum()))
+    counts = [float((b["labels"] != -100).sum()) for b in batches]
+    parts = [n * (fu.Hessian(model, [b], own) @ v) for n, b in zip(counts, batches, strict=True)]
+    assert error(counted @ v, sum(parts) / sum(counts)) < EXACT

@@ -34,6 +34,7 @@ from . import (
 )
 from .generic import call_function
 from .names import (
+    ALIKE,
     ASKED,
     CASTS,
     LINEAR,
@@ -149,7 +150,7 @@ _BY_NAME: dict[str, Callable] = {
     "expand": views.viewing(shapes.expand),
     "contiguous": views.viewing(shapes.contiguous),
 }
-_found: dict[Callable, tuple[Rule, bool, bool]] = {}
+_found: dict[Callable, tuple[Rule, bool, bool, Callable | None]] = {}
 
 
 def _name(func: Callable) -> str:
@@ -193,19 +194,28 @@ def _lookup(func: Callable) -> Callable:
     for names, rule in ((ASKED, on_wrapper), (PLAIN, on_primal), (REFUSED, _refused), (random.RANDOM, random.sampling)):
         if name in names:
             return rule
-    if name in in_place.OPERATORS or (name.endswith("_") and not name.endswith("__")):
+    if in_place.writes(name):
         return in_place.apply_in_place
     if name in _BY_NAME and getattr(func, "__module__", None) != "torch.nn.functional":
         return _BY_NAME[name]
     return views.apply_view
 
 
-def find_rule(func: Callable) -> tuple[Rule, bool, bool]:
+def _random(func: Callable, inner: Rule) -> Callable | None:
+    """What refuses a call that draws at random, also of constants alone, by (func, args, kwargs)."""
+    if inner is dropout.dropout:
+        return dropout.refuse_dropout
+    return random.refuse_draw if _name(func) in random.DRAWING else None
+
+
+def find_rule(func: Callable) -> tuple[Rule, bool, bool, Callable | None]:
     """The rule of a torch function; whether values that were put off must be computed for it first; whether it has a
-    derivative."""
+    derivative; and what refuses a call of it that draws at random, None where it never does."""
     found = _found.get(func)
     if found is None:
         inner = _lookup(func)
+        refuse = _random(func, inner)
+        into_first = inner is in_place.apply_in_place
         by_place = inner is not views.apply_view  # rules of one value take it as args[0], also where it has a name
         asked = inner in (on_wrapper, flags.set_flag, *flags.RULES.values())  # of values that were put off, too
         always, force = asked or inner is on_primal, not asked
@@ -214,12 +224,13 @@ def find_rule(func: Callable) -> tuple[Rule, bool, bool]:
         if _name(func) in CASTS:
             inner = precision.keeping_casts(inner)
         elif not always:
-            inner = precision.keeping_dtype(inner)
+            inner = precision.keeping_dtype(inner, _name(func) in ALIKE)
 
         def rule(ctx: Any, func: Callable, args: tuple, kwargs: dict, recording: bool) -> Any:
             if not (recording or always):  # inside torch.no_grad() the model asks for a constant
                 args, kwargs = ctx.lookup(args, True), ctx.lookup(kwargs, True)
-                return on_primal(ctx, func, args, kwargs)
+                unseen = into_first and isinstance(args[0], Dual)
+                return (in_place.apply_unseen if unseen else on_primal)(ctx, func, args, kwargs)
             if kwargs:
                 if by_place and not args and "input" in kwargs:
                     args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
@@ -229,5 +240,5 @@ def find_rule(func: Callable) -> tuple[Rule, bool, bool]:
                     return in_place.apply_inplace_flag(ctx, inner, func, args, kwargs)
             return inner(ctx, func, args, kwargs)
 
-        found = _found[func] = (rule, force, not always)
+        found = _found[func] = (rule, force, not always, refuse)
     return found

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..values import ParameterSlot
+from ..values import ParameterSlot, UnsupportedOperationError
 from .generic import call_function
 
 __all__ = ["embedding"]
@@ -24,6 +24,11 @@ def embedding(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     """``F.embedding``."""
     given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
     index, weight, padding = given["input"], given["weight"], given.get("padding_idx")
+    if given.get("scale_grad_by_freq") and weight.tangent is not None:
+        raise UnsupportedOperationError(
+            "model: an embedding with scale_grad_by_freq=True has a gradient that is no derivative of the loss, so "
+            "there is no Hessian: set scale_grad_by_freq=False"
+        )
     if given.get("max_norm") is not None or given.get("scale_grad_by_freq"):
         return call_function(ctx, func, args, kwargs)
     rows = weight.primal.shape[0]

@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..values import Dual, Slot
+from fastunlearn.errors import FastUnlearnError
+
+from ..values import Dual, Slot, UnsupportedOperationError
 from .random import random_state, refuse_random
 
-__all__ = ["apply_generic", "call_function"]
+__all__ = ["apply_generic", "call_function", "differentiable"]
 
 
-def _differentiable(value: Any) -> bool:
+def differentiable(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.dtype.is_floating_point or value.dtype.is_complex)
 
 
@@ -33,7 +35,7 @@ def _double_vjp(function: Callable, primals: list[Tensor], tangents: list[Tensor
     with torch.enable_grad():
         leaves = [p.detach().requires_grad_() for p in primals]
         flat = function(leaves)
-        smooth = [y for y in flat if _differentiable(y) and y.requires_grad]
+        smooth = [y for y in flat if differentiable(y) and y.requires_grad]
         dummies = [torch.zeros_like(y, requires_grad=True) for y in smooth]
         pulled = torch.autograd.grad(smooth, leaves, dummies, create_graph=True, allow_unused=True)
         pairs = [(p, t) for p, t in zip(pulled, tangents, strict=True) if p is not None and t is not None]
@@ -42,7 +44,7 @@ def _double_vjp(function: Callable, primals: list[Tensor], tangents: list[Tensor
         if pairs:
             pushed = list(torch.autograd.grad([p for p, _ in pairs], dummies, [t for _, t in pairs], allow_unused=True))
     given = iter(pushed)
-    found = [next(given) if _differentiable(y) and y.requires_grad else None for y in flat]
+    found = [next(given) if differentiable(y) and y.requires_grad else None for y in flat]
     return [y.detach() if isinstance(y, Tensor) else y for y in flat], found
 
 
@@ -60,7 +62,7 @@ def _forward_ad(function: Callable, primals: list[Tensor], tangents: list[Tensor
         inputs = [p if t is None else forward_ad.make_dual(_solid(p), t) for p, t in pairs]
         values, found = [], []
         for y in function(inputs):
-            if not _differentiable(y):
+            if not differentiable(y):
                 values.append(y)
                 found.append(None)
                 continue
@@ -73,11 +75,11 @@ def _forward_ad(function: Callable, primals: list[Tensor], tangents: list[Tensor
 def _dropped(function: Callable, primals: list[Tensor], values: list, found: list) -> bool:
     """Whether forward AD gave a result no tangent that has a gradient: operators of torch.library have no forward
     formula and say nothing."""
-    if all(t is not None or not _differentiable(y) for y, t in zip(values, found, strict=True)):
+    if all(t is not None or not differentiable(y) for y, t in zip(values, found, strict=True)):
         return False
     with torch.enable_grad():
         flat = function([p.detach().requires_grad_() for p in primals])
-    return any(t is None and _differentiable(y) and y.requires_grad for y, t in zip(flat, found, strict=True))
+    return any(t is None and differentiable(y) and y.requires_grad for y, t in zip(flat, found, strict=True))
 
 
 def push_forward(function: Callable, primals: list[Tensor], tangents: list[Tensor | None]) -> tuple[list, list]:
@@ -147,21 +149,43 @@ def pull_back(
             x.slot.add(g, h)
 
 
+def _refuse_missing(function: Callable, error: Exception) -> None:
+    """Raises UnsupportedOperationError where ``error`` says that PyTorch has no derivative of a derivative."""
+    if "not implemented" in str(error) and not isinstance(error, FastUnlearnError):
+        name = getattr(function, "__name__", "a function")
+        raise UnsupportedOperationError(
+            f"model: {name} has no second derivative in PyTorch ({str(error).splitlines()[0]}): write it in other "
+            f"functions; where its result only picks indices, detach() what it is given"
+        ) from error
+
+
 def apply_generic(ctx: Any, function: Callable, inputs: list[Dual]) -> list:
     """The flat results of ``function(list of tensors) -> flat list``; those that depend on ``inputs`` are Duals."""
-    values, tangents = push_forward(function, [x.primal for x in inputs], [x.tangent for x in inputs])
+    try:
+        values, tangents = push_forward(function, [x.primal for x in inputs], [x.tangent for x in inputs])
+    except RuntimeError as error:  # NotImplementedError is one
+        _refuse_missing(function, error)
+        raise
     carried = bool(tangents)
     results, slots, positions = [], [], []
     for i, y in enumerate(values):
-        if not _differentiable(y) or (carried and tangents[i] is None):
+        if not differentiable(y) or (carried and tangents[i] is None):
             results.append(y)
             continue
         slot = ctx.new_slot()
         results.append(Dual(y, tangents[i] if carried else None, slot))
         slots.append(slot)
         positions.append(i)
+
+    def backward(adjoints: list) -> None:
+        try:
+            pull_back(function, inputs, adjoints, positions)
+        except RuntimeError as error:
+            _refuse_missing(function, error)
+            raise
+
     if ctx.tape is not None and slots:
-        ctx.tape.append(tuple(slots), lambda adjoints: pull_back(function, inputs, adjoints, positions))
+        ctx.tape.append(tuple(slots), backward)
     return results
 
 
@@ -190,6 +214,7 @@ def call_function(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
         result_spec[:] = [shape]
         return leaves
 
+    function.__name__ = getattr(func, "__name__", str(func))
     before = random_state(inputs[0].primal) if inputs else []
     results = apply_generic(ctx, function, inputs)
     if before:

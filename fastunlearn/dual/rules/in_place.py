@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from ..values import Dual, UnsupportedOperationError
 from . import elementwise, views
 from .generic import call_function
 
-__all__ = ["OPERATORS", "apply_in_place", "apply_inplace_flag"]
+__all__ = ["OPERATORS", "apply_in_place", "apply_inplace_flag", "apply_unseen", "writes"]
 
 OPERATORS = frozenset(
     ("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__")
@@ -63,6 +64,27 @@ def _refuse_shared(ctx: Any, target: Tensor, value: Dual) -> None:
         constant = Dual(holder.clone(), zero, ctx.new_slot())
         constant.owner = holder
         ctx.shadows[id(holder)] = views.Shadow(holder, constant, 1, root)
+
+
+def writes(name: str) -> bool:
+    """Whether a function of this name writes into its first argument."""
+    return name in OPERATORS or (name.endswith("_") and not name.endswith("__"))
+
+
+def apply_unseen(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+    """``func(x, ...)`` that writes into x inside ``torch.no_grad()``: x has another value, and the derivatives that it
+    had, as autograd does not see the write."""
+    target = args[0]
+    primal = target.primal.clone()
+    plain, options = tree_map(_primal, (args[1:], kwargs))
+    with torch._C.DisableTorchFunction():
+        func(primal, *plain, **options)
+    _overwrite(ctx, target, ctx.record(primal, target.tangent, target.slot.add))
+    return views._owner(target)
+
+
+def _primal(value: Any) -> Any:
+    return value.primal if isinstance(value, Dual) else value
 
 
 def apply_in_place(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:

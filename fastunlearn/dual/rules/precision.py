@@ -2,7 +2,8 @@
 
 Models round to float32 in places (norms, the softmax of attention, the loss) to gain precision over bfloat16; in a
 float64 model that loses nine digits. Where all chosen parameters are float64, such down-casts of values that depend on
-them are left out. Constants are as the model computes them.
+them are left out. Constants are as the model computes them; where both meet in a function that takes one dtype
+alone (a router's ``F.linear(x.float(), weight.float())``), constants are widened.
 """
 
 from __future__ import annotations
@@ -38,10 +39,22 @@ def keeping_casts(rule: Callable) -> Callable:
     return kept
 
 
-def keeping_dtype(rule: Callable) -> Callable:
-    """``rule``, with ``dtype=float64`` where a narrower one is asked for (``softmax(x, dtype=torch.float32)``)."""
+def _widened(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)([_widened(v) for v in value])
+    narrow = isinstance(value, torch.Tensor) and not isinstance(value, Dual) and value.dtype in _NARROW
+    return value.double() if narrow else value
+
+
+def keeping_dtype(rule: Callable, alike: bool) -> Callable:
+    """``rule``, with ``dtype=float64`` where a narrower one is asked for (``softmax(x, dtype=torch.float32)``).
+    ``alike``: the function takes tensors of one dtype alone."""
 
     def kept(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
+        if alike and ctx.wide:
+            flat = [*args, *kwargs.values(), *(v for a in args if isinstance(a, (tuple, list)) for v in a)]
+            if any(_is_wide(ctx, a) for a in flat):
+                args, kwargs = tuple(_widened(a) for a in args), {k: _widened(v) for k, v in kwargs.items()}
         if kwargs and kwargs.get("dtype") in _NARROW and any(_is_wide(ctx, a) for a in (*args, *kwargs.values())):
             kwargs = {**kwargs, "dtype": torch.float64}
         return rule(ctx, func, args, kwargs)

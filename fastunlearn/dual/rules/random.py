@@ -1,7 +1,8 @@
 """Functions that draw at random make the loss random, so that it has no Hessian: they are refused.
 
-Those that sample by name; every other one by the random state that it leaves, which tells dropout of an LSTM in
-training from none in evaluation.
+Those that draw by name, also where their arguments are constants or a shape alone; every other one by the random
+state that it leaves, which tells dropout of an LSTM in training from none in evaluation. Who hands over a generator=
+answers for it: that may be seeded anew in each call.
 """
 
 from __future__ import annotations
@@ -15,10 +16,25 @@ from torch import Tensor
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.ops._recording import recording
 
-__all__ = ["RANDOM", "random_state", "refuse_random", "sampling"]
+from .names import names
+
+__all__ = ["DRAWING", "RANDOM", "random_state", "refuse_draw", "refuse_random", "sampling"]
 
 #: Functions whose result is a sample of the distribution that their argument is.
 RANDOM = frozenset(("bernoulli", "multinomial"))
+#: Functions that draw whatever their arguments are.
+DRAWING = RANDOM | names(
+    """rand randn randint randperm rand_like randn_like randint_like normal poisson binomial gumbel_softmax uniform_
+    normal_ random_ bernoulli_ exponential_ cauchy_ log_normal_ geometric_"""
+)
+
+
+def refuse_draw(func: Callable, args: tuple, kwargs: dict) -> None:
+    """Raises InvalidInputError for a function of ``DRAWING`` that has no generator of its own. First weights of a new
+    module may be drawn: BigBird makes modules in its forward, and copies weights into them."""
+    target = args[0] if args else kwargs.get("tensor")
+    if kwargs.get("generator") is None and not isinstance(target, torch.nn.Parameter):
+        _refuse(func)
 
 
 def sampling(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -47,5 +63,5 @@ def refuse_random(func: Callable, function: Callable, primals: list[Tensor], bef
 def _refuse(func: Callable) -> None:
     raise InvalidInputError(
         f"model: {getattr(func, '__name__', func)} draws at random, so the loss is random and has no Hessian: call "
-        f"model.eval(), or draw before the pass"
+        f"model.eval(), draw before the pass, or give it a generator= that is seeded anew in each call"
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..values import Dual
 from .elementwise import aligned, shrink
-from .generic import call_function
+from .generic import call_function, differentiable
 
 __all__ = ["cast", "concatenate", "contiguous", "expand", "index", "linear_map", "reshaping", "split", "transpose"]
 
@@ -55,7 +55,7 @@ def linear_map(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
 def reshaping(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
     """view, reshape, flatten, unsqueeze, squeeze, ...: the order of the elements stays."""
     x = args[0]
-    if not isinstance(x, Dual) or (len(args) > 1 and isinstance(args[1], torch.dtype)):
+    if not isinstance(x, Dual) or "dtype" in kwargs or (len(args) > 1 and isinstance(args[1], torch.dtype)):
         return call_function(ctx, func, args, kwargs)
     y = func(x.primal, *args[1:], **kwargs)
     if y is x.primal:
@@ -87,14 +87,16 @@ def transpose(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
 
 
 def cast(ctx: Any, func: Callable, args: tuple, kwargs: dict) -> Any:
-    """to, float, double, type_as, ...: another dtype."""
+    """to, float, double, type_as, ...: another dtype. Between real and complex numbers by the generic rule."""
     x = args[0]
     rest = tuple(a.primal if isinstance(a, Dual) else a for a in args[1:])
     y = func(x.primal, *rest, **kwargs) if isinstance(x, Dual) else func(x, *rest, **kwargs)
-    if not isinstance(x, Dual) or not (isinstance(y, Tensor) and y.dtype.is_floating_point):
+    if not isinstance(x, Dual) or not differentiable(y):
         return y
     if y is x.primal:
         return x
+    if y.dtype.is_complex != x.primal.dtype.is_complex:
+        return call_function(ctx, func, args, kwargs)
     slot, dtype = x.slot, x.primal.dtype
     tangent = None if x.tangent is None else x.tangent.to(y.dtype)
 

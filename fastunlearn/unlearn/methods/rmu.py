@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fastunlearn._threads import of_this_thread
 from fastunlearn.data.encode import Encoded
 from fastunlearn.errors import InvalidInputError
 from fastunlearn.operators.model_state import evaluation
@@ -69,7 +70,7 @@ class _Layer:
         del batch["labels"]
         seen: list[Tensor] = []
         handle = self._module.register_forward_hook(
-            lambda _module, _args, output: seen.append(output[0] if isinstance(output, tuple) else output)
+            of_this_thread(lambda _m, _args, output: seen.append(output[0] if isinstance(output, tuple) else output))
         )
         try:
             (call or self._request.model)(**batch, use_cache=False)
