@@ -38,9 +38,9 @@ $(BIN)/python:
 	else $(PYTHON) -m venv $(VENV); fi
 
 $(STAMP): $(SOURCES) | $(BIN)/python
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install '$(TORCH)'
-	$(BIN)/python -m pip install 'setuptools>=77' wheel 'pybind11>=2.13' numpy
-	$(BIN)/python -m pip install --no-build-isolation -e '.[test]'
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --no-compile '$(TORCH)'
+	$(BIN)/python -m pip install --no-compile 'setuptools>=77' wheel 'pybind11>=2.13' numpy
+	$(BIN)/python -m pip install --no-compile --no-build-isolation -e '.[test]'
 	@touch $(STAMP)
 
 # One worker for each core, each with one thread but where a test asks for more: two pools of two threads on two
@@ -52,29 +52,29 @@ demo: $(STAMP)
 	$(BIN)/fastunlearn demo --overwrite
 
 peers: $(STAMP)
-	$(BIN)/python -m pip install --no-deps $(PEERS)
+	$(BIN)/python -m pip install --no-compile --no-deps $(PEERS)
 
 integrations: $(STAMP)
-	$(BIN)/python -m pip install $(PARTNERS)
-	$(BIN)/python -m pip install --no-deps $(PARTNERS_ALONE)
+	$(BIN)/python -m pip install --no-compile $(PARTNERS)
+	$(BIN)/python -m pip install --no-compile --no-deps $(PARTNERS_ALONE)
 	$(BIN)/python -m pytest tests/integrations
 
 lint: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[lint]' --no-build-isolation
+	$(BIN)/python -m pip install --no-compile -q -e '.[lint]' --no-build-isolation
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python tools/format_check.py
 
 tidy: $(STAMP)
-	$(BIN)/python -m pip install -q 'clang-tidy>=23,<24'
+	$(BIN)/python -m pip install --no-compile -q 'clang-tidy>=23,<24'
 	$(BIN)/python tools/tidy_check.py
 
 docs: $(STAMP)
-	$(BIN)/python -m pip install -q -e '.[docs]' --no-build-isolation
+	$(BIN)/python -m pip install --no-compile -q -e '.[docs]' --no-build-isolation
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 coverage: $(STAMP)
-	$(BIN)/python -m pip install -q 'coverage>=7.10'
+	$(BIN)/python -m pip install --no-compile -q 'coverage>=7.10'
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m coverage run -m pytest -q --ignore=tests/build
 	$(BIN)/python -m coverage combine -q

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 
 import pytest
@@ -73,3 +75,32 @@ def test_our_result_counts_as_those_of_others_do(bench, monkeypatch):
 
 def test_that_of_the_output_layer_too(bench, monkeypatch):
     assert not held(monkeypatch, bench, output_layer.cross_entropy(bench), (1, 50, 8))["fastunlearn"]
+
+
+def test_recorded_after_a_warm_up_and_replayed(bench, monkeypatch):
+    """On a GPU the product of the operator is recorded once; nothing else runs in the calls after that."""
+    model = whole_model.build(bench, "toy", 8)
+    make = functools.partial(whole_model._operator_product, model, whole_model.make_batch(model, 8),
+                             whole_model._tangents(model))  # fmt: skip
+    events, product = [], make()
+
+    def made():
+        return lambda: events.append("product") or product()
+
+    class Graph:
+        def replay(self):
+            events.append("replay")
+
+    @contextlib.contextmanager
+    def record(graph):
+        events.append("record")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("wait"))
+    recorded = whole_model.Recorded(made)
+    recorded()
+    recorded()
+    assert events == ["product", "wait", "record", "product", "replay", "replay"]
+    assert recorded.out.keys() == dict(model.named_parameters()).keys()

@@ -16,7 +16,7 @@ from fastunlearn.evaluation import contest as contest_module
 from fastunlearn.evaluation.contest import Contest
 from fastunlearn.progress import TerminalProgress
 
-SMALL = {"steps": 120, "people": 20, "facts": 3, "forget_people": 3, "held_out_people": 6, "canaries": 2}
+SMALL = {"steps": 100, "people": 14, "facts": 3, "forget_people": 2, "held_out_people": 4, "canaries": 2}
 FIGURES = {"forget_accuracy", "retain_accuracy", "kl_retain", "kl_forget", "gradients", "seconds", "peak_bytes",
            "uses_retain"}  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_the_end_of_every_trial_is_a_point(subject):
     """Also of one that never forgets, whose last step falls between two looks that are traced."""
     grid = [{"learning_rate": rate, "check_every": 4} for rate in (1e-6, 1e-5)]
     contest = Contest(subject)
-    contest.run_tuned("npo", 9 * 10, grid)
+    contest.run_tuned("npo", 10 * len(subject.forget), grid)
     item = contest.methods["npo"]
     assert [point["settings"] for point in item["frontier"]] == grid
     assert item["stopped"].endswith("is spent") and item["steps"][-1]["step"] % 4 != 0

@@ -20,7 +20,7 @@ OPTIONS = {
     "k-fade": {**FEW, "refresh": 2},
     "kronecker-removal": {**FEW, "refresh": 2},
     "gauss-newton-removal": {**FEW, "refresh": 2, "products": 2},
-    "kronecker-removal-rehearsed": {**FEW, "rehearsals": 3},
+    "kronecker-removal-rehearsed": {**FEW, "steps": 3, "rehearsals": 2},
 }
 
 

@@ -48,7 +48,8 @@ def test_removal_reaches_the_target_with_far_less_drift_than_ascent(world):
 @pytest.mark.parametrize("method", GUARDED)
 @pytest.mark.parametrize("budget", [0.005, 0.05])
 def test_no_step_exceeds_the_budget(world, method, budget):
-    result = run(world, method, kl_budget=budget, target_loss=99.0, steps=12)
+    few = {"steps": 8} if hasattr(METHODS[method].settings(), "steps") else {}
+    result = run(world, method, kl_budget=budget, target_loss=99.0, **few)
     assert max(step["kl_probe"] for step in result.steps) <= budget
     assert result.steps[-1]["kl_probe"] > 0
 
@@ -94,7 +95,7 @@ def test_these_settings_reach_the_step(world, options):
 
 def test_blocks_are_as_fine_as_memory_holds(world):
     """10 + 40 records: 8 * 50 * 50 bytes a block, for 21 tensors or 5 layers, in a 16th of the memory."""
-    options = {"steps": 2, "batch_size": 2}
+    options = {"steps": 1, "batch_size": 2}
     many = len(list(world.model.parameters()))
     block = 16 * 8 * 50 * 50
     rooms = {"tensor": block * (many + 1), "layer": block * (many - 1), "model": block * 4}
