@@ -11,6 +11,10 @@
 # otherwise TORCH is installed first, by version, because an unpinned torch may bring gigabytes of CUDA.
 # FASTUNLEARN_CPU=0 and FASTUNLEARN_CUDA=0 leave the compiled parts out.
 
+# Packages are compiled when they are first imported, and stay so, also where the environment would have
+# every process compile them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv

@@ -9,7 +9,7 @@ that entered it does so again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -31,7 +31,9 @@ def follow_into_recomputation(outside: Any, mode: Callable[[], AbstractContextMa
     if pack is None or pack is outside:
         return
     for cell in getattr(pack, "__closure__", None) or ():
-        frame = cell.cell_contents
+        frame = None
+        with suppress(ValueError):  # an empty cell, of a hook that is no checkpoint's
+            frame = cell.cell_contents
         own = getattr(frame, "recompute_fn", None)
         if own is not None and not isinstance(own, _Inside):
             frame.recompute_fn = _Inside(own, mode)
