@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now need not be looked through, a third of a second each time, where tests collect garbage."""
+    """What is imported by now need not be looked through, .3 s each time, where a test collects garbage."""
     gc.collect()
     gc.freeze()
 

@@ -31,7 +31,7 @@ def follow_into_recomputation(outside: Any, mode: Callable[[], AbstractContextMa
     if pack is None or pack is outside:
         return
     for cell in getattr(pack, "__closure__", None) or ():
-        frame = None
+        frame: Any = None
         with suppress(ValueError):  # an empty cell, of a hook that is no checkpoint's
             frame = cell.cell_contents
         own = getattr(frame, "recompute_fn", None)

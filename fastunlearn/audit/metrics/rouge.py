@@ -9,6 +9,7 @@ from fastunlearn.data.words import words as _words
 
 __all__ = ["RougeL", "common_subsequence", "rouge_l", "words"]
 
+
 class RougeL(NamedTuple):
     """``recall`` = LCS / words of the truth, ``precision`` = LCS / words of the candidate, ``f`` = 2 r p / (r + p);
     each 0 to 1, and 0 where a text has no word."""
