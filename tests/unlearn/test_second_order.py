@@ -45,13 +45,18 @@ def test_removal_reaches_the_target_with_far_less_drift_than_ascent(world):
     assert accuracy(world, "retain") >= 0.95 > accuracy(other, "retain")
 
 
+LONG = ("newton", "newton-steps", "win-u")  # steps that nothing else bounds: free, they drift by 2.6 and more
+
+
 @pytest.mark.parametrize("method", GUARDED)
-@pytest.mark.parametrize("budget", [0.005, 0.05])
-def test_no_step_exceeds_the_budget(world, method, budget):
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_no_step_exceeds_the_budget(world, method, share):
+    budget = share * (0.02 if method in LONG else 0.002)  # eight free steps drift by .003 and more
     few = {"steps": 8} if hasattr(METHODS[method].settings(), "steps") else {}
     result = run(world, method, kl_budget=budget, target_loss=99.0, **few)
     assert max(step["kl_probe"] for step in result.steps) <= budget
     assert result.steps[-1]["kl_probe"] > 0
+    assert any(step.get("scale", 1) < 1 for step in result.steps) or "KL budget" in result.stopped  # it was in the way
 
 
 @pytest.mark.parametrize("method", GUARDED)
